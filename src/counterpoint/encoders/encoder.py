@@ -1,0 +1,190 @@
+"""An encoder that standardises its input, knows how it was built, and survives on disk."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from counterpoint.encoders.backbones import MLP, ConvNet
+from counterpoint.files import atomic, write_json
+
+FORMAT = 1
+_EPS = 1e-3  # a constant channel is divided by this, not by zero
+_UNSAFE = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "cache_dir")
+
+
+class Encoder(nn.Module):
+    """A backbone behind a standardisation: ``backbone((x - mean) / std)``.
+
+    Args:
+        backbone: a module (B, *shape) -> (B, features).
+        config: ``{"name", "shape", "modality", "arguments"}`` with which :func:`build` makes it again.
+        features: F of the output.
+        mean, std: of the training data: (C,) for images in [0, 1], (F,) for vectors.
+
+    Call it with float views, or with uint8 images, which are divided by 255.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        config: dict[str, Any],
+        features: int,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.config, self.features = backbone, config, features
+        self.shape, self.modality = tuple(config["shape"]), config["modality"]
+        entries = (self.shape[0],)
+        spread = (-1, 1, 1) if self.modality == "image" else (-1,)
+        mean = torch.zeros(entries) if mean is None else torch.as_tensor(mean, dtype=torch.float32)
+        std = torch.ones(entries) if std is None else torch.as_tensor(std, dtype=torch.float32)
+        for name, value in (("mean", mean), ("std", std)):
+            if value.shape != entries or not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name}: expected {entries} finite numbers, got {tuple(value.shape)}")
+        self.register_buffer("mean", mean.reshape(spread))
+        self.register_buffer("std", std.clamp(min=_EPS).reshape(spread))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.uint8:
+            x = x.float() / 255
+        return self.backbone((x - self.mean) / self.std)
+
+    @torch.no_grad()
+    def embed(self, x: Tensor, batch_size: int = 512) -> Tensor:
+        """Features (N, F) float32 of ``x`` in evaluation mode and batches; the mode it was in is restored."""
+        training = self.training
+        self.eval()
+        try:
+            return torch.cat([self(part).float() for part in x.split(batch_size)])
+        finally:
+            self.train(training)
+
+    def save(self, folder: str | os.PathLike[str], **extra: Any) -> Path:
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically.
+
+        Args:
+            folder: made if missing.
+            extra: kept in the config under ``"extra"``, e.g. the method and the data it was trained on.
+        """
+        from safetensors.torch import save
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        with atomic(folder / "model.safetensors") as file:
+            file.write(save(weights, metadata={"format": "pt"}))
+        config = {"format": FORMAT, "features": self.features, **self.config, "extra": extra}
+        write_json(folder / "config.json", config)
+        return folder
+
+
+def build(
+    name: str,
+    shape: Sequence[int],
+    *,
+    mean: Any = None,
+    std: Any = None,
+    pretrained: bool = False,
+    **arguments: Any,
+) -> Encoder:
+    """Make an encoder by name.
+
+    Args:
+        name: ``"convnet"``, ``"mlp"``, or a timm model such as ``"resnet18"`` (``timm:resnet18`` if a name is ours too).
+        shape: of one item: (C, H, W) for images, (F,) for vectors.
+        mean, std: of the training data, see :class:`Encoder`.
+        pretrained: timm only: download weights from the hub (tens to hundreds of MB), or take them from its cache.
+        arguments: for the backbone: ``widths`` of ours, anything ``timm.create_model`` takes.
+
+    Raises:
+        ValueError: unknown name (with the nearest one), arguments that the backbone does not take, an image encoder
+            for vectors.
+        ImportError: a timm name without timm installed.
+    """
+    shape = tuple(int(side) for side in shape)
+    modality = {1: "vector", 3: "image"}.get(len(shape))
+    if modality is None or min(shape) < 1:
+        raise ValueError(f"shape: expected (C, H, W) or (F,) of positive sizes, got {shape}")
+    if name == "mlp":
+        backbone: nn.Module = _call(MLP, name, torch.Size(shape).numel(), **arguments)
+    elif modality == "vector":
+        raise ValueError(f"encoder: {name!r} takes images, and the data are vectors of {shape[0]} entries: use 'mlp'")
+    elif name == "convnet":
+        backbone = _call(ConvNet, name, shape[0], min(shape[1:]), **arguments)
+    else:
+        backbone = _timm(name.removeprefix("timm:"), shape, pretrained, arguments)
+    features = int(getattr(backbone, "features", 0) or backbone.num_features)
+    config = {"name": name, "shape": list(shape), "modality": modality, "arguments": arguments}
+    return Encoder(backbone, config, features, mean, std)
+
+
+def _call(kind: type[nn.Module], name: str, *fixed: Any, **arguments: Any) -> nn.Module:
+    known = list(inspect.signature(kind).parameters)[len(fixed) :]
+    for argument in arguments:
+        if argument not in known:
+            raise ValueError(f"encoder_options: {name} takes no {argument!r}, only {', '.join(known)}")
+    return kind(*fixed, **arguments)
+
+
+def _timm(name: str, shape: tuple[int, ...], pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(
+            f"encoder: {name!r} is not one of convnet, mlp; timm's models need: pip install 'counterpoint[timm]'"
+        ) from error
+    if not timm.is_model(name.split(".")[0]):
+        known = ["convnet", "mlp", *timm.list_models()]
+        near = difflib.get_close_matches(name, known, n=3)
+        raise ValueError(f"encoder: no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    for argument in _UNSAFE:
+        if argument in arguments:
+            raise ValueError(f"encoder_options: {argument!r} would load files that this library does not check")
+    options = {"in_chans": shape[0], "num_classes": 0, "pretrained": pretrained, **arguments}
+    try:
+        return timm.create_model(name, **options, img_size=shape[1:])
+    except TypeError:  # convolutional models take any size and no such argument
+        return timm.create_model(name, **options)
+
+
+def load(path: str | os.PathLike[str]) -> Encoder:
+    """Open an encoder saved by :meth:`Encoder.save`, in evaluation mode.
+
+    Args:
+        path: the folder of an encoder, or of a run that holds one in ``encoder/``.
+
+    Raises:
+        FileNotFoundError: no encoder there.
+        ValueError: the config or the weights are damaged, tampered with, or do not belong together. Nothing in the
+            files is executed.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(path)
+    folder = folder / "encoder" if (folder / "encoder" / "config.json").exists() else folder
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"path: no encoder in {folder}: expected config.json and model.safetensors")
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        if config["format"] > FORMAT:
+            raise ValueError(f"written by a newer version of counterpoint (format {config['format']} > {FORMAT})")
+        encoder = build(config["name"], config["shape"], **{**config["arguments"], "pretrained": False})
+        encoder.load_state_dict(load_file(folder / "model.safetensors"))
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"path: the encoder in {folder} cannot be opened: {error}") from error
+    encoder.config["extra"] = config.get("extra", {})
+    return encoder.eval()

@@ -1,0 +1,201 @@
+"""A run: the folder of one training, and what can be read from it without executing anything in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from counterpoint.files import atomic, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from counterpoint.encoders import Encoder
+    from counterpoint.evaluation import Evaluation
+
+STATES = ("running", "interrupted", "failed", "finished")
+_PACKAGES = ("counterpoint", "torch", "lightning", "numpy", "scikit-learn", "scipy")
+
+
+class Run:
+    """An opened run folder.
+
+    Args:
+        folder: as written by :func:`counterpoint.fit`.
+
+    Raises:
+        FileNotFoundError: there is no run in it.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / "config.yaml").exists():
+            raise FileNotFoundError(f"run: no run in {self.folder}: it has no config.yaml")
+
+    def __repr__(self) -> str:
+        knn = self.scores.get("knn")
+        score = f", knn={knn:.3f}" if knn is not None else ""
+        return f"Run({str(self.folder)!r}, {self.state}{score})"
+
+    @property
+    def state(self) -> str:
+        """``running``, ``interrupted``, ``failed`` or ``finished``."""
+        return str(self.status.get("state", "interrupted"))
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The content of ``status.json``."""
+        return _json(self.folder / "status.json")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The arguments of the fit."""
+        return read_yaml(self.folder / "config.yaml")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions, processor, threads and commit."""
+        return _json(self.folder / "environment.json")
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """A dict per epoch: ``epoch``, ``step``, ``loss``, ``seconds``, and what the monitor saw."""
+        return read_lines(self.folder / "metrics.jsonl")
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """Scores on the test part, or ``None`` before they are there."""
+        from counterpoint.evaluation import Evaluation
+
+        return Evaluation.load(self.folder) if (self.folder / "evaluation.json").exists() else None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The scores of the evaluation by name; empty before they are there."""
+        evaluation = self.evaluation
+        return dict(evaluation.scores) if evaluation else {}
+
+    @property
+    def embeddings(self) -> dict[str, np.ndarray]:
+        """``features`` (N_test, F), ``projections`` (N_test, D), ``index`` and, with labels, ``labels``."""
+        return read_arrays(self.folder / "embeddings.npz")
+
+    @property
+    def histograms(self) -> dict[str, np.ndarray]:
+        """Similarities of positive and negative pairs over training: ``edges``, ``epochs``, ``positive``, ``negative``."""
+        return read_arrays(self.folder / "histograms.npz")
+
+    def encoder(self) -> Encoder:
+        """The trained encoder, in evaluation mode."""
+        from counterpoint.encoders import load
+
+        return load(self.folder)
+
+    def set_state(self, state: str, why: str | None = None, **more: Any) -> None:
+        """Record in ``status.json`` where the run stands."""
+        assert state in STATES
+        write_json(self.folder / "status.json", {**self.status, "state": state, "why": why, "time": now(), **more})
+
+
+def now() -> str:
+    """The time, to the second, with its zone."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def environment() -> dict[str, Any]:
+    """What may matter for the figures: versions, processor, threads, commit."""
+    import torch
+
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "time": now(),
+        "command": " ".join(sys.argv),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "commit": _commit(),
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this code runs from, marked when it has been changed since."""
+    here = Path(__file__).resolve().parent
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSON-lines file; a last line that a kill cut short is left out."""
+    rows = []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file, never unpickled; empty where there is no file."""
+    import numpy as np
+
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """Write an ``.npz`` file, atomically."""
+    import numpy as np
+
+    with atomic(path) as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, read safely."""
+    import yaml
+
+    return yaml.safe_load(path.read_text("utf-8")) or {}
+
+
+def write_yaml(path: Path, value: dict[str, Any]) -> None:
+    """Write a YAML mapping in the order it has, atomically."""
+    import yaml
+
+    with atomic(path, "w") as file:
+        yaml.safe_dump(value, file, sort_keys=False, allow_unicode=True)

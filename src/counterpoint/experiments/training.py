@@ -1,0 +1,272 @@
+"""What goes on around a Lightning training: randomness by step, safe checkpoints, records, the monitor.
+
+A resumed run equals an uninterrupted one because nothing random is carried along: before every step the generators are
+seeded from ``(seed, step)``, and the order of the data is a function of ``(seed, epoch)``. So a checkpoint needs only
+weights, optimiser and counters, and it may be taken anywhere between two steps.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from counterpoint.evaluation.embeddings import Embeddings
+from counterpoint.evaluation.geometry import collapse
+from counterpoint.evaluation.neighbours import knn
+from counterpoint.experiments.run import read_arrays, read_lines, write_arrays
+from counterpoint.files import atomic
+from counterpoint.objectives.inputs import normalize
+
+EDGES = np.linspace(-1, 1, 81)
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all, and that are read without unpickling objects."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with atomic(path) as file:
+            torch.save(checkpoint, file)
+
+
+class Batches:
+    """A loader that can go on within an epoch; what Lightning iterates over.
+
+    The epoch and the batches to skip are read when the first batch is asked for: Lightning makes its iterator before it
+    says which epoch begins.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader, self.epoch, self.skip = loader, 0, 0
+        self.length = len(loader)  # of a whole epoch, also while a part of one is skipped
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Any]:
+        self.loader.sampler.set_epoch(self.epoch, skip=self.skip)  # type: ignore[attr-defined]
+        yield from self.loader
+
+
+class SeedSteps(Callback):
+    """Seeds torch's generators from ``(seed, step)`` before each step, and the data's order from the epoch."""
+
+    def __init__(self, seed: int, batches: Batches) -> None:
+        self.seed, self.batches = seed, batches
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        within = trainer.fit_loop.restarted_mid_epoch
+        self.batches.epoch = trainer.current_epoch
+        self.batches.skip = trainer.fit_loop.epoch_loop.batch_progress.current.completed if within else 0
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self.batches.epoch, self.batches.skip = trainer.current_epoch, 0
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        words = np.random.SeedSequence([self.seed, trainer.global_step, trainer.global_rank]).generate_state(2)
+        torch.manual_seed(int(words[0]) << 31 ^ int(words[1]))
+
+
+class Checkpointer(Callback):
+    """Writes ``checkpoint/last.ckpt`` when ``seconds`` have gone by since the last time.
+
+    It does so at the start of a step, where all of the step before is done and counted: after a batch, Lightning has
+    not counted it yet, and would train on it again.
+    """
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.path, self.seconds, self.last = folder / "checkpoint" / "last.ckpt", seconds, time.monotonic()
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        due = torch.tensor(time.monotonic() - self.last >= self.seconds)
+        if trainer.strategy.broadcast(bool(due)):  # saving is collective: all processes, or none
+            trainer.save_checkpoint(self.path)
+            self.last = time.monotonic()
+
+
+class Recorder(Callback):
+    """A line per epoch in ``metrics.jsonl``; on resume, lines of epochs that are done again are dropped."""
+
+    def __init__(self, folder: Path, watch: Callable[[lightning.LightningModule, int], dict[str, Any]] | None) -> None:
+        self.path, self.watch = folder / "metrics.jsonl", watch
+        self.total, self.batches, self.started = 0.0, 0, time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": self.total, "batches": self.batches}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.total, self.batches = state["total"], state["batches"]
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        kept = [row for row in read_lines(self.path) if row["epoch"] < trainer.current_epoch]
+        self.before = kept[-1]["seconds"] if kept else 0.0
+        self.started = time.monotonic()
+        if trainer.is_global_zero:
+            with atomic(self.path, "w") as file:
+                file.writelines(json.dumps(row) + "\n" for row in kept)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, outputs: Any, *_: Any) -> None:
+        value = outputs["loss"].detach() if isinstance(outputs, dict) else outputs.detach()
+        if not bool(torch.isfinite(value)):
+            raise FloatingPointError(
+                f"the loss is {float(value)} in epoch {trainer.current_epoch}, step {trainer.global_step}: "
+                "lower lr, or look for outliers in the data"
+            )
+        self.total, self.batches = self.total + float(value), self.batches + 1
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        row: dict[str, Any] = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "loss": self.total / max(1, self.batches),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+        }
+        self.total, self.batches = 0.0, 0
+        if trainer.is_global_zero:
+            if self.watch is not None:
+                row |= self.watch(module, trainer.current_epoch)
+            row["seconds"] = round(self.before + time.monotonic() - self.started, 3)
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+class Monitor:
+    """Looks at the embeddings a few times during training: similarities, collapse, kNN accuracy on validation data.
+
+    Args:
+        folder: of the run; ``histograms.npz`` is kept in it.
+        epochs: numbers of the epochs after which to look.
+        items: up to 512 training items, as a batch's tensor, whose views are compared.
+        gallery, queries: ``(inputs, labels)`` for kNN accuracy, or ``None``.
+        seed: of the views.
+        warn: called with one sentence when the embeddings collapse.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        epochs: set[int],
+        items: Tensor,
+        gallery: tuple[Tensor, np.ndarray] | None,
+        queries: tuple[Tensor, np.ndarray] | None,
+        seed: int,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.path, self.epochs, self.items = folder / "histograms.npz", epochs, items
+        self.gallery, self.queries, self.seed, self.warn = gallery, queries, seed, warn
+        self.collapsed = 0  # looks in a row
+
+    def __call__(self, module: lightning.LightningModule, epoch: int) -> dict[str, Any]:
+        if epoch not in self.epochs:
+            return {}
+        training = module.training
+        module.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                seen = self._similarities(module, epoch)
+                if self.gallery is not None and self.queries is not None:
+                    seen["knn"] = self._knn(module)
+        finally:
+            module.train(training)
+        return seen
+
+    def _similarities(self, module: Any, epoch: int) -> dict[str, Any]:
+        views = module.views(self.items.to(module.device))
+        first, second = (normalize(module.project(view).float()) for view in views[:2])
+        others = (first @ second.T)[~torch.eye(len(first), dtype=torch.bool, device=first.device)]
+        self._append(epoch, (first * second).sum(1), others)
+        found = collapse(first)
+        self.collapsed = self.collapsed + 1 if found else 0
+        if self.collapsed == 2:  # an untrained network maps everything into a narrow cone: one look proves nothing
+            self.warn(
+                f"epoch {epoch}: {found.kind} collapse: the embeddings spread {found.spread:.2f} of what they could and "
+                f"use {found.effective_rank:.1f} of {found.dimensions} dimensions"
+            )
+        return {
+            "positive_similarity": float((first * second).sum(1).mean()),
+            "negative_similarity": float(others.mean()),
+            "effective_rank": float(found.effective_rank),
+            "collapse": str(found.kind) if found else None,
+        }
+
+    def _append(self, epoch: int, positive: Tensor, negative: Tensor) -> None:
+        old = read_arrays(self.path)
+        keep = old["epochs"] < epoch if old else np.zeros(0, bool)
+        rows = {"positive": positive, "negative": negative}
+        counts = {k: np.histogram(v.cpu().numpy().clip(-1, 1), EDGES)[0][None] for k, v in rows.items()}
+        write_arrays(
+            self.path,
+            edges=EDGES,
+            epochs=np.append(old["epochs"][keep], epoch) if old else np.array([epoch]),
+            **{k: np.concatenate([old[k][keep], v]) if old else v for k, v in counts.items()},
+        )
+
+    def _knn(self, module: Any) -> float:
+        assert self.gallery is not None
+        assert self.queries is not None
+        gallery, queries = (
+            Embeddings(_embed(module, inputs).cpu().numpy(), labels) for inputs, labels in (self.gallery, self.queries)
+        )
+        return float((knn(gallery, queries) == queries.labels).mean())
+
+
+def _embed(module: Any, inputs: Tensor) -> Tensor:
+    return torch.cat([module.encoder(part.to(module.device)).float() for part in inputs.split(512)])
+
+
+class Progress(Callback):
+    """Calls ``tell(share done, loss, items per second)`` a few times a second."""
+
+    def __init__(self, tell: Callable[[float, float, float], None]) -> None:
+        self.tell, self.seen, self.started = tell, 0, 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self.started, self.told = time.monotonic(), 0.0
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: dict[str, Any], *_: Any
+    ) -> None:
+        self.seen += len(batch["index"]) if "index" in batch else 0
+        clock = time.monotonic()
+        if clock - self.told < 0.2:
+            return
+        self.told = clock
+        done = trainer.global_step / max(1, trainer.estimated_stepping_batches)
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        self.tell(min(1.0, done), float(loss), self.seen / max(1e-9, clock - self.started))
+
+
+def quiet() -> None:
+    """Keep Lightning's notices and the warnings that a small run cannot act on out of the user's terminal."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",
+        ".*The number of training batches.*",
+        ".*Checkpoint directory.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+        ".*GPU available but not used.*",
+        ".*your dataloader is not resumable.*",  # Batches is, by epoch and step
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def fast_precision() -> str:
+    """The precision that this machine computes fastest without hurting: bfloat16 where the hardware has it."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    has = getattr(torch.cpu, "_is_amx_tile_supported", bool)() or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    return "bf16-mixed" if has else "32-true"

@@ -1,0 +1,159 @@
+"""What all methods share: an encoder, views, an optimiser, and nothing that a paper would want to say itself."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+Views = Callable[[Tensor], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a method is optimised.
+
+    Args:
+        optimizer: ``"adamw"`` or ``"sgd"`` (momentum 0.9).
+        lr: peak learning rate. 1e-3 with AdamW is what PyTorch's documentation and most small-scale replications start
+            from; it is the same for all methods, so that none is tuned more than another.
+        weight_decay: on weights of two or more dimensions only (SimCLR leaves biases and norms out too).
+        schedule: ``"cosine"`` to zero, or ``"constant"``.
+        warmup: share of all steps in which the rate rises linearly (SimCLR: 10 of 100 epochs).
+    """
+
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    schedule: str = "cosine"
+    warmup: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f"optimizer: expected 'adamw' or 'sgd', got {self.optimizer!r}")
+        if self.schedule not in ("cosine", "constant"):
+            raise ValueError(f"schedule: expected 'cosine' or 'constant', got {self.schedule!r}")
+        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.warmup <= 1):
+            raise ValueError(f"lr, weight_decay, warmup: expected lr > 0, decay >= 0, warmup in [0, 1], got {self}")
+
+    def factor(self, step: int, total: int) -> float:
+        """The learning rate at a step as a share of ``lr``."""
+        warm = round(self.warmup * total)
+        if step < warm:
+            return (step + 1) / warm
+        if self.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+    def optimizers(self, module: nn.Module, total: int) -> tuple[torch.optim.Optimizer, Any]:
+        """Optimiser and schedule over ``total`` steps for the parameters of ``module`` that take a gradient."""
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+        optimizer: torch.optim.Optimizer
+        if self.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(groups, lr=self.lr, foreach=True)
+        else:
+            optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=0.9, foreach=True)
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.factor(step, total))
+
+
+class Method(lightning.LightningModule):
+    """A LightningModule that trains an encoder from views.
+
+    A subclass builds its heads in ``__init__`` (calling this one's with ``encoder``, ``views`` and ``recipe``), sets
+    ``self.projector``, and defines :meth:`loss`. A batch is a dict: ``batch[modality]`` (uint8 images or float vectors)
+    or ready-made ``batch["views"]``; ``batch["index"]``; ``batch["label"]`` where there are labels.
+
+    Args:
+        encoder: module from a view to features (B, F), with the attribute ``features``.
+        views: callable from a batch of items to a list of views; not needed if batches carry ``"views"``.
+        recipe: how it is optimised.
+    """
+
+    needs_labels: ClassVar[bool] = False
+    labelled_only: ClassVar[bool] = False  # unlabelled items would be of no use to it
+    n_views: ClassVar[int | None] = 2  # None: any number
+    projector: nn.Module
+
+    def __init__(self, encoder: nn.Module, views: Views | None = None, recipe: Recipe | None = None) -> None:
+        super().__init__()
+        self.encoder, self.views, self.recipe = encoder, views, recipe or Recipe()
+        self.projector = nn.Identity()
+
+    @classmethod
+    def defaults_for(cls, items: int) -> dict[str, Any]:
+        """Defaults that depend on the number of training items, such as the length of a queue."""
+        return {}
+
+    @abstractmethod
+    def loss(self, views: Sequence[Tensor], batch: dict[str, Any]) -> Tensor:
+        """The paper: a scalar from the views of a batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``h`` (B, F) of one view: what is evaluated and exported."""
+        return self.encoder(x)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The embedding ``z`` (B, D) of one view: what the objective acts on."""
+        return self.projector(self.encoder(x))
+
+    def embed_together(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
+        """``z`` of views of one size in a single pass, batch statistics shared, as SimCLR's code does."""
+        return self.project(torch.cat(list(views))).split([len(view) for view in views])
+
+    @property
+    def progress(self) -> float:
+        """How much of the training is done, from 0 to 1."""
+        if self._trainer is None:
+            return 0.0
+        return min(1.0, self.trainer.global_step / max(1, self.trainer.estimated_stepping_batches))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        views = batch["views"] if "views" in batch else self.make_views(batch)
+        if self.n_views is not None and len(views) != self.n_views:
+            raise ValueError(f"views: {type(self).__name__} contrasts {self.n_views} views, and there are {len(views)}")
+        loss = self.loss(views, batch)
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(views[0]))
+        return loss
+
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        super().optimizer_step(*arguments, **named)
+        self.after_step()
+
+    def after_step(self) -> None:
+        """What follows an optimiser step: a momentum teacher moves, prototypes are normalised. Nothing by default."""
+
+    def make_views(self, batch: dict[str, Any]) -> Sequence[Tensor]:
+        """The views of a batch.
+
+        Raises:
+            ValueError: this method was made without views, or the batch holds nothing to make them from.
+        """
+        if self.views is None:
+            raise ValueError("views: this method was made without views, so batches must carry batch['views']")
+        for modality in ("image", "vector"):
+            if modality in batch:
+                return self.views(batch[modality])
+        raise ValueError(f"batch: expected one of the keys 'image', 'vector', 'views', got {sorted(batch)}")
+
+    def configure_optimizers(self) -> Any:
+        total = int(self.trainer.estimated_stepping_batches)
+        optimizer, schedule = self.recipe.optimizers(self, max(1, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def labels_of(batch: dict[str, Any]) -> Tensor:
+    """``batch["label"]``; ``ValueError`` where the data have none."""
+    if "label" not in batch:
+        raise ValueError("labels: this method needs labels, and the data have none; name their column with labels=")
+    return batch["label"]

@@ -1,0 +1,1 @@
+"""Methods for images; those without image-specific parts run on vectors too."""

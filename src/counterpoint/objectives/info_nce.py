@@ -1,0 +1,52 @@
+"""InfoNCE of queries, their keys and a bank of negatives (van den Oord et al. 2018; MoCo, He et al., CVPR 2020)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from counterpoint.objectives.inputs import embeddings, normalize, positive, reduce
+from counterpoint.pairwise import gather, log_partition
+
+
+class InfoNCE(nn.Module):
+    """Each query must find its own key among a bank of negatives.
+
+    With unit vectors::
+
+        l_i = - <q_i, k_i>/temperature + log( exp(<q_i, k_i>/temperature) + sum_j exp(<q_i, n_j>/temperature) )
+
+    Args:
+        temperature: 0.07, MoCo's (v2 uses 0.2).
+        positive_in_denominator: ``False`` drops the first term of the sum (decoupled, as in DCL's MoCo form).
+        reduction: ``"mean"``, ``"sum"`` or ``"none"`` for the B terms.
+
+    Shapes:
+        ``loss(queries, keys, negatives)``: (B, D), (B, D), (K, D), all raw. Keys and negatives usually carry no
+        gradient (MoCo), but may. Memory O((B + K) D).
+
+    Raises:
+        ValueError: on an empty bank, shapes that differ, non-finite values, temperature <= 0.
+
+    Relations: :class:`NTXent` uses the other rows of the batch as its bank, in both directions.
+    """
+
+    def __init__(
+        self, temperature: float = 0.07, positive_in_denominator: bool = True, reduction: str = "mean"
+    ) -> None:
+        super().__init__()
+        positive(temperature=temperature)
+        self.temperature, self.reduction = temperature, reduction
+        self.positive_in_denominator = positive_in_denominator
+
+    def forward(self, queries: Tensor, keys: Tensor, negatives: Tensor) -> Tensor:
+        queries, keys = (normalize(x) for x in embeddings(queries=queries, keys=keys))
+        (negatives,) = embeddings(negatives=negatives)
+        if negatives.shape[1:] != queries.shape[1:]:
+            raise ValueError(f"negatives: expected (K, {queries.shape[1]}), got {tuple(negatives.shape)}")
+        queries, keys = gather(queries), gather(keys)
+        attraction = (queries * keys).sum(1) / self.temperature
+        partition = log_partition(queries, normalize(negatives), scale=1 / self.temperature)
+        if self.positive_in_denominator:
+            partition = torch.logaddexp(partition, attraction)
+        return reduce(partition - attraction, self.reduction)

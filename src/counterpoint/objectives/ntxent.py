@@ -1,0 +1,46 @@
+"""NT-Xent, the normalised temperature-scaled cross entropy of SimCLR (Chen et al., ICML 2020, arXiv 2002.05709)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from counterpoint.objectives.inputs import embeddings, normalize, positive, reduce
+from counterpoint.pairwise import gather, log_partition
+
+
+class NTXent(nn.Module):
+    """Each of the 2B embeddings must find the other view of its item among the 2B - 1 others.
+
+    With unit vectors ``z`` and positive ``p(i)``::
+
+        l_i = - <z_i, z_p(i)> / temperature + log sum_{j != i} exp(<z_i, z_j> / temperature),    loss = mean_i l_i
+
+    The positive is one of the ``j`` (it stays in the denominator), the anchor itself is not.
+
+    Args:
+        temperature: 0.5, the paper's optimum for CIFAR-10 (section B.9); 0.1 for its long ImageNet training.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"`` for the 2B terms, view 1 first.
+
+    Shapes:
+        ``loss(z1, z2)``: both (B, D), raw, B >= 2 over all processes. Memory O(B D): no 2B x 2B matrix is made.
+
+    Raises:
+        ValueError: on B = 1 (no negatives), shapes that differ, non-finite values, temperature <= 0.
+
+    Relations: :class:`SupCon` without labels is this loss; with the positive taken out of the denominator it is DCL.
+    """
+
+    def __init__(self, temperature: float = 0.5, reduction: str = "mean") -> None:
+        super().__init__()
+        positive(temperature=temperature)
+        self.temperature, self.reduction = temperature, reduction
+
+    def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
+        z1, z2 = (gather(normalize(z)) for z in embeddings(z1=z1, z2=z2))
+        if len(z1) < 2:
+            raise ValueError("z1: expected at least 2 rows, since with 1 there are no negatives")
+        z = torch.cat([z1, z2])
+        attraction = (z1 * z2).sum(1) / self.temperature
+        partition = log_partition(z, scale=1 / self.temperature, exclude=torch.arange(len(z), device=z.device))
+        return reduce(partition - torch.cat([attraction, attraction]), self.reduction)

@@ -1,0 +1,22 @@
+"""The engine: exact reductions over all pairs of embeddings, in tiles, on one process or many.
+
+Every softmax contrastive loss is a *positive term* minus a *log partition*::
+
+    loss_i  =  - s(i, positives of i)  +  log sum_{j in D(i)} exp s(i, j)
+
+The positive term touches few pairs and is cheap. The log partition touches all of them: as a matrix it costs
+``O(N * M)`` memory and, because exponentials of a matrix that has left the cache are slow, most of the time. Here it
+exists once, without the matrix: :func:`log_partition` (rows) and :func:`log_partitions` (rows and columns) walk over
+tiles that stay in cache, keep running sums, and recompute the tiles in the backward pass. When the two sides are the
+same rows, only half of the tiles is computed.
+
+Which pairs count is given by group numbers instead of a mask: ``exclude`` leaves out every pair whose two groups are
+equal - "all but myself" with ``arange``, "all but my class" with labels, "all but my own views" with item numbers.
+
+:func:`gather` brings the rows of all processes together so that value and gradient are those of one big batch.
+"""
+
+from counterpoint.pairwise.distributed import gather, gather_labels
+from counterpoint.pairwise.partition import log_partition, log_partitions
+
+__all__ = ["gather", "gather_labels", "log_partition", "log_partitions"]
