@@ -10,20 +10,22 @@ from torch import Tensor, nn
 class ConvNet(nn.Module):
     """A plain convolutional network for images of 8 to 64 pixels: convolution, batch norm, ReLU, pool; then the mean.
 
-    Each width is a stage of one 3x3 convolution; a stage halves the image while it is larger than 2 pixels. About 0.4
-    million weights and 15 million multiply-adds on a 32x32 image with the default widths.
+    Each width is a stage of one 3x3 convolution; a stage halves the image while it is larger than 2 pixels. On a 32x32
+    image the default has 0.4 million weights and 15 million multiply-adds.
 
     Args:
         channels: of the input.
         size: side of the input in pixels; decides how many stages pool.
-        widths: channels of the stages; the last is the number of features.
+        widths: channels of the stages; the last is the number of features. ``None``: 32, 64, 128, 256, of which a
+            smaller image gets as many as it can be halved, 8 pixels three.
 
     Shapes:
         (B, channels, H, W) to (B, widths[-1]).
     """
 
-    def __init__(self, channels: int, size: int, widths: Sequence[int] = (32, 64, 128, 256)) -> None:
+    def __init__(self, channels: int, size: int, widths: Sequence[int] | None = None) -> None:
         super().__init__()
+        widths = widths or (32, 64, 128, 256)[: max(1, min(size, 16).bit_length() - 1)]
         self.features = widths[-1]
         layers: list[nn.Module] = []
         for width in widths:

@@ -34,7 +34,8 @@ class EMA(nn.Module):
         """
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum: expected a number from 0 to 1, got {momentum}")
-        ours, theirs = list(self.teacher.parameters()), [p.detach() for p in student.parameters()]
+        ours = [p.detach() for p in self.teacher.parameters()]
+        theirs = [p.detach() for p in student.parameters()]
         torch._foreach_lerp_(ours, theirs, 1 - momentum)
 
 

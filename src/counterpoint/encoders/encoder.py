@@ -72,6 +72,11 @@ class Encoder(nn.Module):
         finally:
             self.train(training)
 
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Encoder:
+        """Open a saved or exported encoder; :func:`load` under the name that readers of model cards expect."""
+        return load(folder)
+
     def save(self, folder: str | os.PathLike[str], **extra: Any) -> Path:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically.
 
@@ -103,7 +108,7 @@ def build(
     """Make an encoder by name.
 
     Args:
-        name: ``"convnet"``, ``"mlp"``, or a timm model such as ``"resnet18"`` (``timm:resnet18`` if a name is ours too).
+        name: ``"convnet"``, ``"mlp"``, or a timm model such as ``"resnet18"`` (``timm:NAME`` if it is ours too).
         shape: of one item: (C, H, W) for images, (F,) for vectors.
         mean, std: of the training data, see :class:`Encoder`.
         pretrained: timm only: download weights from the hub (tens to hundreds of MB), or take them from its cache.
@@ -126,7 +131,7 @@ def build(
         backbone = _call(ConvNet, name, shape[0], min(shape[1:]), **arguments)
     else:
         backbone = _timm(name.removeprefix("timm:"), shape, pretrained, arguments)
-    features = int(getattr(backbone, "features", 0) or backbone.num_features)
+    features = int(getattr(backbone, "features", 0) or getattr(backbone, "num_features"))  # noqa: B009
     config = {"name": name, "shape": list(shape), "modality": modality, "arguments": arguments}
     return Encoder(backbone, config, features, mean, std)
 

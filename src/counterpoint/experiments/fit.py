@@ -152,9 +152,10 @@ class _Fit:
     def run(self) -> Run:
         import torch
 
-        from counterpoint.experiments.training import quiet
+        from counterpoint.experiments.training import keep_memory, quiet
 
         quiet()
+        keep_memory()
         if self.a["threads"]:
             torch.set_num_threads(self.a["threads"])
         if self.main:
@@ -207,7 +208,7 @@ class _Fit:
             self.method.encoder.backbone.compile()
         if self.dataset.modality == "image":
             self.method.to(memory_format=torch.channels_last)
-        precision = training.fast_precision() if a["precision"] == "auto" else a["precision"]
+        precision: Any = training.fast_precision() if a["precision"] == "auto" else a["precision"]
         together = "LOCAL_WORLD_SIZE" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
         world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) if together else 1
         batches = training.Batches(
@@ -254,7 +255,7 @@ class _Fit:
 
         from counterpoint.experiments.training import Monitor
 
-        times = np.unique(np.linspace(0, epochs - 1, min(epochs, self.a["monitor"])).round()) if epochs else []
+        times = np.unique(np.linspace(0, max(0, epochs - 1), min(epochs, self.a["monitor"])).round())
         draw = np.random.default_rng(self.a["seed"])
         items = np.sort(draw.choice(self.train, min(_MONITOR_ITEMS, len(self.train)), replace=False))
         if len(items) < 2:
@@ -366,7 +367,9 @@ def make_encoder(dataset: Dataset, train: np.ndarray, a: dict[str, Any]) -> Enco
     return build(name, dataset.shape, mean=mean, std=torch.nan_to_num(std, nan=1.0), **(a["encoder_options"] or {}))
 
 
-def method_options(method: Any, options: dict[str, Any] | None, items: int, dataset: Dataset) -> tuple[Any, dict]:
+def method_options(
+    method: Any, options: dict[str, Any] | None, items: int, dataset: Dataset
+) -> tuple[Any, dict[str, Any]]:
     """The class of a method and its parameters: what depends on the data, then what the user says.
 
     Raises:
@@ -431,6 +434,7 @@ def evaluate_encoder(method: Method, dataset: Dataset, splits: Splits, folder: P
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(seed)
         x = dataset[splits.test[:2048]][dataset.modality].to(method.device)
+        assert method.views is not None
         pairs = [method.eval().encoder(view).float().cpu().numpy() for view in list(method.views(x))[:2]]
     return evaluate(sets["train"], sets["val"], sets["test"], seed=seed, pairs=tuple(pairs))
 

@@ -90,7 +90,7 @@ class Run:
 
     @property
     def histograms(self) -> dict[str, np.ndarray]:
-        """Similarities of positive and negative pairs over training: ``edges``, ``epochs``, ``positive``, ``negative``."""
+        """Similarities of pairs over training: ``edges``, ``epochs``, ``positive`` and ``negative`` counts."""
         return read_arrays(self.folder / "histograms.npz")
 
     def encoder(self) -> Encoder:
@@ -114,7 +114,7 @@ def environment() -> dict[str, Any]:
     """What may matter for the figures: versions, processor, threads, commit."""
     import torch
 
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
             versions[name] = metadata.version(name)

@@ -12,6 +12,8 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from counterpoint.encoders import Encoder
+
 Views = Callable[[Tensor], Sequence[Tensor]]
 
 
@@ -85,9 +87,10 @@ class Method(lightning.LightningModule):
     n_views: ClassVar[int | None] = 2  # None: any number
     projector: nn.Module
 
-    def __init__(self, encoder: nn.Module, views: Views | None = None, recipe: Recipe | None = None) -> None:
+    def __init__(self, encoder: Encoder, views: Views | None = None, recipe: Recipe | None = None) -> None:
         super().__init__()
-        self.encoder, self.views, self.recipe = encoder, views, recipe or Recipe()
+        self.encoder = encoder
+        self.views, self.recipe = views, recipe or Recipe()
         self.projector = nn.Identity()
 
     @classmethod

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from counterpoint.encoders import Encoder
 from counterpoint.methods.base import Method, Recipe, Views, labels_of
 
 
@@ -25,7 +26,7 @@ class Supervised(Method):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         views: Views | None = None,
         recipe: Recipe | None = None,
         classes: int = 10,

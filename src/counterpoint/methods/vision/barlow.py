@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from counterpoint.encoders import mlp_head
+from counterpoint.encoders import Encoder, mlp_head
 from counterpoint.methods.base import Method, Recipe, Views
 from counterpoint.objectives import BarlowTwins as BarlowTwinsLoss
 
@@ -26,7 +26,7 @@ class BarlowTwins(Method):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         views: Views | None = None,
         recipe: Recipe | None = None,
         lambda_: float = 0.0051,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from counterpoint.encoders import EMA, mlp_head
+from counterpoint.encoders import EMA, Encoder, mlp_head
 from counterpoint.encoders.ema import cosine_momentum
 from counterpoint.methods.base import Method, Recipe, Views
 from counterpoint.objectives import NegativeCosine
@@ -30,7 +30,7 @@ class BYOL(Method):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         views: Views | None = None,
         recipe: Recipe | None = None,
         momentum: float = 0.99,

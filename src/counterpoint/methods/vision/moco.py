@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from counterpoint.encoders import EMA, mlp_head
+from counterpoint.encoders import EMA, Encoder, mlp_head
 from counterpoint.methods.base import Method, Recipe, Views
 from counterpoint.mining import Queue
 from counterpoint.objectives import InfoNCE
@@ -34,7 +34,7 @@ class MoCo(Method):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         views: Views | None = None,
         recipe: Recipe | None = None,
         temperature: float = 0.2,

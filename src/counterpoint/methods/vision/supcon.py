@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from counterpoint.encoders import mlp_head
+from counterpoint.encoders import Encoder, mlp_head
 from counterpoint.methods.base import Method, Recipe, Views, labels_of
 from counterpoint.objectives import SupCon as SupConLoss
 
@@ -29,7 +29,7 @@ class SupCon(Method):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         views: Views | None = None,
         recipe: Recipe | None = None,
         temperature: float = 0.1,

@@ -1,0 +1,180 @@
+"""The command. Every sub-command is the function of the same name, with its typed signature and its docstring."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+_COMMANDS = {
+    "fit": "train an encoder on your data by one method",
+    "compare": "train several methods alike and say which is best, and whether that is real",
+    "embed": "turn data into vectors with a trained encoder, as Parquet",
+    "search": "find what is most like a query",
+    "report": "write the page of a run or a comparison again",
+    "export": "hand an encoder on: safetensors or ONNX",
+    "papers": "the 72 papers: what runs here, and what was measured",
+    "claim": "re-measure a paper's claim here and now",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 for an error, 130 when interrupted."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        from counterpoint import __version__
+
+        print(f"counterpoint {__version__}")
+        return 0
+    if words[:2] == ["papers", "show"]:
+        words = ["papers", "--show", *words[2:]]
+    if words[0] not in _COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(words[0], _COMMANDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(_COMMANDS)}"
+        print(f"counterpoint: no command {words[0]!r}{hint}", file=sys.stderr)
+        return 2
+    try:
+        return _run(words[0], words[1:])
+    except KeyboardInterrupt as stop:
+        print(f"\ncounterpoint: {stop or 'interrupted'}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError, FloatingPointError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and type(error).__name__ != "FolderInUse":
+            raise
+        print(f"counterpoint: {error}", file=sys.stderr)
+        return 1
+
+
+def _overview() -> str:
+    commands = "\n".join(f"  {name:8s} {what}" for name, what in _COMMANDS.items())
+    return f"""usage: counterpoint COMMAND ...
+
+Contrastive representation learning on your own data: train, compare, and know whether the difference is real.
+
+commands:
+{commands}
+
+begin with:
+  counterpoint compare digits --methods simclr,supcon --epochs 10
+  counterpoint fit photos/ --method simclr --out runs/photos
+  counterpoint search photos/query.jpg --run runs/photos --data photos/
+
+Each command explains itself: counterpoint fit --help"""
+
+
+def _run(command: str, words: list[str]) -> int:
+    from importlib import import_module
+
+    module, name, show = {
+        "fit": ("counterpoint.experiments.fit", "fit", _show_run),
+        "compare": ("counterpoint.experiments.compare", "compare", _show_comparison),
+        "embed": ("counterpoint.search", "embed", _show_path),
+        "search": ("counterpoint.search", "search", _show_hits),
+        "report": ("counterpoint.experiments.reports", "report", _show_path),
+        "export": ("counterpoint.encoders.export", "export", _show_path),
+        "papers": ("counterpoint.papers.show", "papers", _show_nothing),
+        "claim": ("counterpoint.experiments.claims", "claim", _show_claim),
+    }[command]
+    function = getattr(import_module(module), name)
+    given = _parse(command, function, words)
+    show(function(**given))
+    return 0
+
+
+def _parse(command: str, function: Any, words: list[str]) -> dict[str, Any]:
+    import inspect
+
+    from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
+
+    description = (inspect.getdoc(function) or "").split("\n\nArgs:")[0]
+    parser = ArgumentParser(prog=f"counterpoint {command}", description=description)
+    parser.add_argument("--config", action=ActionConfigFile, help="read the arguments from a YAML file")
+    parser.add_function_arguments(function, as_group=False, as_positional=True)
+    given = parser.parse_args(words).as_dict()
+    given.pop("config", None)
+    return given
+
+
+def _show_run(run: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from counterpoint.evaluation import DESCRIPTIONS
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    table.add_column("")
+    for name, value in run.scores.items():
+        table.add_row(name, f"{value:.3f}", DESCRIPTIONS.get(name, ""))
+    console = Console()
+    console.print(table)
+    console.print(f"\n{run.folder}: {run.state}", highlight=False)
+    if (run.folder / "report.html").exists():
+        console.print(f"open {run.folder / 'report.html'}", highlight=False)
+
+
+def _show_comparison(comparison: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from counterpoint.web.markup import number, probability, signed
+
+    board = comparison.board
+    print(f"{board['metric']} on {comparison.config['data']}, {comparison.config['seeds']} seeds")
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for heading in ("", "method", board["metric"], "95 %", "to best", "95 %", "p", "s"):
+        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
+    for row in board["rows"]:
+        first = row["difference"] is None
+        table.add_row(
+            f"{row['rank']}{'=' if row['tied'] else ' '}",
+            row["name"] + ("*" if row["baseline"] else ""),
+            number(row["mean"]),
+            f"{number(row['low'])}-{number(row['high'])}",
+            "" if first else signed(row["difference"]),
+            "" if first else f"{signed(row['difference_low'])} {signed(row['difference_high'])}",
+            "" if first else probability(row["p"]).removeprefix("p ").removeprefix("= "),
+            f"{board['seconds'][row['name']]:.0f}",
+        )
+    console = Console()
+    console.print(table)
+    console.print("= tied: could be chance   * baseline   p: corrected for all pairs   s: a fit", highlight=False)
+    for name, why in board["failures"]:
+        console.print(f"failed: {name}: {why}", highlight=False)
+    for note in board["notes"]:
+        console.print(note, highlight=False)
+    console.print(f"\nopen {comparison.folder / 'report.html'}", highlight=False)
+
+
+def _show_path(path: Any) -> None:
+    print(path)
+
+
+def _show_nothing(_: Any) -> None:
+    """The command has printed what it had to say."""
+
+
+def _show_hits(hits: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("rank", "similarity", "item", "label"):
+        table.add_column(heading, justify="right" if heading in ("rank", "similarity") else "left")
+    for hit in hits:
+        label = "" if hit.label is None else str(hit.label)
+        table.add_row(str(hit.rank), f"{hit.score:.3f}", hit.path or hit.id, label)
+    Console().print(table)
+
+
+def _show_claim(result: Any) -> None:
+    print(result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Evaluation: how good is an embedding, and is it better than another?
+
+    evaluation = evaluate(train, val, test)
+    evaluation.scores["knn"], evaluation.scores["effective_rank"]
+
+Four ways to look at embeddings: by their neighbours (:mod:`~counterpoint.evaluation.neighbours`), through linear
+probes (:mod:`~counterpoint.evaluation.probes`), by the clusters they form
+(:mod:`~counterpoint.evaluation.clustering`) and, with no labels at all, by their geometry
+(:mod:`~counterpoint.evaluation.geometry`). :func:`evaluate` does all of it;
+:mod:`~counterpoint.evaluation.significance` says which differences between methods are more than luck.
+"""
+
+from counterpoint.evaluation.clustering import cluster, cluster_accuracy, clustering
+from counterpoint.evaluation.embeddings import UNLABELLED, Embeddings
+from counterpoint.evaluation.evaluate import DESCRIPTIONS, HIGHER_IS_BETTER, Evaluation, evaluate
+from counterpoint.evaluation.geometry import (
+    Collapse,
+    alignment,
+    collapse,
+    effective_rank,
+    spectrum,
+    tolerance,
+    uniformity,
+)
+from counterpoint.evaluation.neighbours import knn, retrieval, top_k
+from counterpoint.evaluation.probes import Probe, few_label_probe, linear_probe
+from counterpoint.evaluation.significance import Difference, Row, difference, holm, interval, leaderboard
+
+__all__ = [
+    "DESCRIPTIONS",
+    "HIGHER_IS_BETTER",
+    "UNLABELLED",
+    "Collapse",
+    "Difference",
+    "Embeddings",
+    "Evaluation",
+    "Probe",
+    "Row",
+    "alignment",
+    "cluster",
+    "cluster_accuracy",
+    "clustering",
+    "collapse",
+    "difference",
+    "effective_rank",
+    "evaluate",
+    "few_label_probe",
+    "holm",
+    "interval",
+    "knn",
+    "leaderboard",
+    "linear_probe",
+    "retrieval",
+    "spectrum",
+    "tolerance",
+    "top_k",
+    "uniformity",
+]

@@ -1,0 +1,94 @@
+"""What is evaluated: vectors, and what is known about the items they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """N embedded items.
+
+    Attributes:
+        vectors: float32 (N, D), finite; other floating types, integers and tensors are converted.
+        labels: int64 (N,), :data:`UNLABELLED` (-1) where an item has none; None where there are none at all.
+        ids: N names of the items (paths, rows); None where they have none.
+
+    Raises:
+        ValueError: fewer than two items, no dimension, NaN or Inf in the vectors, labels below -1 or fractional, or
+            lengths that differ.
+    """
+
+    vectors: np.ndarray
+    labels: np.ndarray | None = None
+    ids: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vectors", _vectors(self.vectors))
+        if self.labels is not None:
+            object.__setattr__(self, "labels", _labels(self.labels, len(self.vectors)))
+        if self.ids is not None and len(self.ids) != len(self.vectors):
+            raise ValueError(f"ids: {len(self.ids)} names for {len(self.vectors)} vectors; give one for each.")
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Bool (N,): which items have a label."""
+        return np.zeros(len(self), bool) if self.labels is None else self.labels != UNLABELLED
+
+    @property
+    def known_labels(self) -> np.ndarray:
+        """Int64 (M,): the labels of the M labelled items, in order."""
+        return np.empty(0, np.int64) if self.labels is None else self.labels[self.labelled]
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Int64 (K,): the labels that occur, ascending, without :data:`UNLABELLED`."""
+        return np.unique(self.known_labels)
+
+
+def _vectors(value: np.ndarray) -> np.ndarray:
+    vectors = value.detach().cpu().float().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if vectors.ndim != 2 or vectors.shape[0] < 2 or vectors.shape[1] < 1:
+        raise ValueError(f"vectors: expected shape (N, D) with N >= 2 and D >= 1, got {vectors.shape}.")
+    if vectors.dtype.kind not in "fiu":
+        raise ValueError(f"vectors: expected real numbers, got {vectors.dtype}.")
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes Inf, and is reported below
+        vectors = np.ascontiguousarray(vectors, np.float32)
+    bad = ~np.isfinite(vectors).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"vectors: {bad.sum()} of {len(vectors)} rows hold NaN or Inf (in float32), first row {bad.argmax()}. "
+            "Training diverged, or the input holds them: look at the loss and at the data."
+        )
+    return vectors
+
+
+def _labels(value: np.ndarray, count: int) -> np.ndarray:
+    given = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if given.shape != (count,):
+        raise ValueError(f"labels: expected shape ({count},), one label a vector, got {given.shape}.")
+    if given.dtype.kind not in "fiub" or not np.array_equal(given, labels := given.astype(np.int64)):
+        raise ValueError(f"labels: expected whole numbers, got {given.dtype}; number the classes 0, 1, 2, ...")
+    if labels.min() < UNLABELLED:
+        raise ValueError(f"labels: the smallest is {labels.min()}; classes count from 0, -1 marks an unlabelled item.")
+    return labels
+
+
+def unit(x: Tensor) -> Tensor:
+    """The rows of ``x`` (N, D) scaled to Euclidean length one; a row of zeros stays zero.
+
+    Rows are first divided by their largest magnitude, so that neither 1e-30 nor 1e30 is lost when squared.
+    """
+    largest = x.detach().abs().amax(dim=-1, keepdim=True)
+    x = x / torch.where(largest > 0, largest, 1)
+    return torch.nn.functional.normalize(x, dim=-1)

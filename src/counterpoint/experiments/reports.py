@@ -1,0 +1,178 @@
+"""From the folders of runs and comparisons to the plain data that the pages are drawn from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from counterpoint.experiments.run import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from counterpoint.data import Dataset
+    from counterpoint.experiments.compare import Comparison
+    from counterpoint.web.content import LeaderboardRow, RunData
+
+_EXAMPLES = 6
+_QUERIES, _NEIGHBOURS = 12, 8
+
+
+def report(path: str) -> str:
+    """Write the page of a run or a comparison again, e.g. after an interruption.
+
+    Args:
+        path: folder of a run or of a comparison.
+
+    Returns:
+        the path of ``report.html``.
+    """
+    from counterpoint.experiments.compare import Comparison
+
+    if (Path(path) / "runs").is_dir():
+        return os.fspath(write_comparison_report(Comparison(path)))
+    run = Run(path)
+    dataset, views = _reopen(run.config)
+    return os.fspath(write_run_report(run, dataset, views))
+
+
+def _reopen(config: dict[str, Any]) -> tuple[Dataset, Any]:
+    from counterpoint.experiments.fit import load_data
+    from counterpoint.views import resolve
+
+    dataset = load_data(config["data"], config)[0]
+    return dataset, resolve(config["views"], modality=dataset.modality, shape=dataset.shape)
+
+
+def write_run_report(run: Run, dataset: Dataset, views: Any) -> Path:
+    """Write ``report.html`` into the folder of a run."""
+    from counterpoint.web import run_page, write
+
+    path = run.folder / "report.html"
+    write(path, run_page(run_data(run, dataset, views)))
+    return path
+
+
+def run_data(run: Run, dataset: Dataset, views: Any = None) -> RunData:
+    """What the page shows of a run; ``views`` adds examples of what was contrasted."""
+    from counterpoint.evaluation import DESCRIPTIONS
+    from counterpoint.web import RunData
+
+    evaluation, kept = run.evaluation, run.embeddings
+    index, vectors = kept.get("index"), kept.get("features")
+    histograms = run.histograms
+    return RunData(
+        name=run.folder.name,
+        method=str(run.config["method"]),
+        config=run.config,
+        environment=run.environment,
+        summary=_summary(run),
+        scores=run.scores,
+        descriptions=DESCRIPTIONS,
+        notes=list(evaluation.notes) if evaluation else [],
+        skipped=[tuple(pair) for pair in run.status.get("skipped", [])],
+        history=run.metrics,
+        histograms=histograms or None,
+        spectrum=evaluation.arrays.get("spectrum") if evaluation else None,
+        embeddings=vectors,
+        labels=kept.get("labels"),
+        classes=dataset.classes,
+        thumbnails=_thumbnails(dataset, index),
+        neighbours=_neighbours(vectors, kept.get("labels")),
+        views=example_views(dataset, index, views),
+        confusion=evaluation.arrays.get("confusion") if evaluation else None,
+        seconds=run.status.get("seconds"),
+        command=f"counterpoint fit --config {run.folder / 'config.yaml'}",
+    )
+
+
+def _summary(run: Run) -> str:
+    scores = run.scores
+    if run.state != "finished":
+        return f"This run is {run.state}: {run.status.get('why') or 'it has not finished yet'}"
+    if "knn" in scores:
+        return (
+            f"{scores['knn']:.1%} of the test items are classified rightly by their nearest neighbours, "
+            f"{scores.get('probe', float('nan')):.1%} by a linear classifier on the frozen embeddings."
+        )
+    return "The data have no labels, so the scores describe the geometry of the embeddings."
+
+
+def _thumbnails(dataset: Dataset, index: np.ndarray | None) -> Any:
+    if index is None or dataset.modality != "image":
+        return None
+    return lambda item: dataset.thumbnail(int(index[item]))
+
+
+def _neighbours(vectors: np.ndarray | None, labels: np.ndarray | None) -> Any:
+    """Neighbours in sets that are too large for the page to compare all pairs by itself."""
+    import numpy as np
+
+    from counterpoint.evaluation.neighbours import top_k
+    from counterpoint.web.maps import NEIGHBOUR_LIMIT
+
+    if vectors is None or len(vectors) <= NEIGHBOUR_LIMIT:
+        return None
+    queries = np.sort(np.random.default_rng(0).choice(len(vectors), _QUERIES, replace=False))
+    found = np.asarray(top_k(vectors[queries], vectors, _NEIGHBOURS + 1)[1])
+    indices = np.array([row[row != query][:_NEIGHBOURS] for row, query in zip(found, queries, strict=True)])
+    return queries, indices, None if labels is None else labels[indices] == labels[queries][:, None]
+
+
+def example_views(dataset: Dataset, index: np.ndarray | None, views: Any) -> np.ndarray | None:
+    """(n, V, H, W, C) uint8: a few items' views, of those views that have the size of the first."""
+    import numpy as np
+    import torch
+
+    if views is None or dataset.modality != "image":
+        return None
+    some = np.arange(min(_EXAMPLES, len(dataset))) if index is None else np.asarray(index[:_EXAMPLES])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = views(dataset[some]["image"])
+    same = [view for view in made if view.shape == made[0].shape]
+    stacked = torch.stack(same, 1).clamp(0, 1).mul(255).round().to(torch.uint8)
+    return np.asarray(stacked.permute(0, 1, 3, 4, 2))
+
+
+def write_comparison_report(comparison: Comparison) -> Path:
+    """Write ``report.html`` into the folder of a comparison."""
+    from counterpoint.evaluation import DESCRIPTIONS
+    from counterpoint.web import ComparisonData, comparison_page, write
+
+    config, board = comparison.config, comparison.board
+    first = {name: runs[0] for name, runs in comparison.runs.items() if runs}
+    dataset, views = _reopen({**next(iter(first.values())).config})
+    trained = [name for name in first if first[name].metrics]
+    shown = {
+        name: run_data(run, dataset, views if trained and name == trained[0] else None) for name, run in first.items()
+    }
+    for name, data in shown.items():
+        data.name = name
+    page = comparison_page(
+        ComparisonData(
+            name=dataset.name,
+            metric=board["metric"],
+            rows=[_row(row) for row in board["rows"]],
+            data=board["data"],
+            metrics={name: {m: tuple(v) for m, v in of.items()} for name, of in board["metrics"].items()},
+            descriptions=DESCRIPTIONS,
+            runs=shown,
+            settings=config,
+            environment=comparison.environment,
+            seconds=board["seconds"],
+            failures=[tuple(pair) for pair in board["failures"]],
+            command=f"counterpoint compare --config {comparison.folder / 'config.yaml'}",
+            notes=board["notes"],
+        )
+    )
+    path = comparison.folder / "report.html"
+    write(path, page)
+    return path
+
+
+def _row(row: dict[str, Any]) -> LeaderboardRow:
+    from counterpoint.web import LeaderboardRow
+
+    return LeaderboardRow(**row)

@@ -1,0 +1,251 @@
+"""The papers' pipelines by name, and how a word in a configuration becomes views.
+
+Each is a function of the size of the views and the number of channels and returns :class:`Views`. Figures are those of
+the paper or of its official code, named in each docstring; three rules hold for all of them:
+
+- **Grey images** (one channel) keep brightness and contrast and lose saturation, hue and greyscale, which would do
+  nothing.
+- **Small images** (up to 32 pixels) are not blurred, as SimCLR leaves blur out on CIFAR-10 (Chen et al. 2020,
+  app. B.9). ``blur=True`` brings it back.
+- **Oblong images** get crops of their own proportions, give or take the paper's 3/4 to 4/3, as in SimCLR's
+  official code; stretching a crop to the view then distorts no more than the paper's does.
+
+Flips stand next to the crop, where they cost nothing; wherever a paper puts them the result is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from counterpoint.views.image import (
+    Affine,
+    ColorJitter,
+    GaussianBlur,
+    GaussianNoise,
+    Grayscale,
+    HorizontalFlip,
+    RandomResizedCrop,
+    Resize,
+    Solarize,
+)
+from counterpoint.views.pipeline import TRANSFORMS, Pipeline, Views, nearest
+from counterpoint.views.transform import Range, Transform, is_size, pair
+from counterpoint.views.vector import FeatureCorruption
+
+Size = int | tuple[int, int]
+SMALL = 32  # pixels: CIFAR-10's side
+
+
+def simclr(size: Size, channels: int = 3, strength: float | None = None, blur: bool | None = None) -> Views:
+    """SimCLR's two views (Chen et al. 2020, appendix A; for small images appendix B.9).
+
+    Args:
+        size: side, or (height, width), of the views.
+        channels: 1 or 3.
+        strength: of the colour distortion; ``None`` is 1, and 0.5 up to 32 pixels as in the paper for CIFAR-10.
+        blur: whether half of the views are blurred; ``None``: above 32 pixels.
+    """
+    strength = (0.5 if _small(size) else 1.0) if strength is None else strength
+    pipeline = Pipeline(
+        [
+            *_crop(size, (0.08, 1.0)),
+            *_color(channels, 0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength),
+            *_blur(size, 0.5, blur),
+        ]
+    )
+    return Views([pipeline] * 2)
+
+
+def mocov2(size: Size, channels: int = 3, blur: bool | None = None) -> Views:
+    """MoCo v2's two views: SimCLR's with gentler colours and larger crops (Chen et al. 2020b; ``--aug-plus``).
+
+    Arguments as for :func:`simclr`.
+    """
+    pipeline = Pipeline([*_crop(size, (0.2, 1.0)), *_color(channels, 0.4, 0.4, 0.4, 0.1), *_blur(size, 0.5, blur)])
+    return Views([pipeline] * 2)
+
+
+def byol(size: Size, channels: int = 3, blur: bool | None = None) -> Views:
+    """BYOL's asymmetric pair (Grill et al. 2020, table 6): the first always blurred, the second rarely but solarised.
+
+    Arguments as for :func:`simclr`.
+    """
+    shared = [*_crop(size, (0.08, 1.0)), *_color(channels, 0.4, 0.4, 0.2, 0.1)]
+    first = Pipeline([*shared, *_blur(size, 1.0, blur)])
+    second = Pipeline([*shared, *_blur(size, 0.1, blur), Solarize(threshold=0.5, p=0.2)])
+    return Views([first, second])
+
+
+def swav(size: Size, channels: int = 3, local: int = 6, blur: bool | None = None) -> Views:
+    """SwAV's multi-crop: two views of large crops and ``local`` of small ones (Caron et al. 2020).
+
+    The paper's sizes are 224 and 96; other sizes keep the proportion 3/7, rounded to a multiple of 8 and at least 8.
+    Small crops cover 5 to 14 % of the image, large ones 14 to 100 %. Other arguments as for :func:`simclr`.
+
+    Args:
+        size: side, or (height, width), of the two large views.
+        channels: 1 or 3.
+        local: number of small views. Default 6, as in the official code.
+        blur: whether half of the views are blurred; ``None``: above 32 pixels.
+    """
+    height, width = (max(8, 8 * round(side * 3 / 7 / 8)) for side in pair(size))
+    after = [*_color(channels, 0.8, 0.8, 0.8, 0.2), *_blur(size, 0.5, blur)]
+    large = Pipeline([*_crop(size, (0.14, 1.0)), *after])
+    small = Pipeline([*_crop((height, width), (0.05, 0.14)), *after])
+    return Views([large] * 2 + [small] * local)
+
+
+def digits(size: Size, channels: int = 1) -> Views:
+    """Two gentle views for small or grey pictures of things that have a way up, such as handwritten digits.
+
+    No flip, which turns a 2 into something else, and no change of colour: small turns, shifts and magnifications, which
+    stand in for the crop, and a little noise. All of it is one interpolation, as every further one blurs eight pixels
+    visibly. The figures are ours, not a paper's.
+
+    Args:
+        size: side, or (height, width), of the views.
+        channels: any number.
+    """
+    warp = Affine(degrees=15.0, translate=(0.1, 0.1), scale=(0.9, 1.3), shear=10.0)
+    pipeline = Pipeline([Resize(size), warp, GaussianNoise(std=0.05)])
+    return Views([pipeline] * 2)
+
+
+def none(size: Size, channels: int = 3) -> Views:
+    """One view, the image itself at ``size``: not random, for evaluation."""
+    return Views([Pipeline([Resize(size)])])
+
+
+def scarf(rate: float = 0.6) -> Views:
+    """SCARF's views of vectors (Bahri et al. 2022): the row as it is, and with a fraction ``rate`` corrupted."""
+    return Views([Pipeline(), Pipeline([FeatureCorruption(rate)])])
+
+
+def identity() -> Views:
+    """One view, the vector or image as it is: for evaluation."""
+    return Views([Pipeline()])
+
+
+_NAMED: dict[str, dict[str, Callable[..., Views]]] = {
+    "image": {"simclr": simclr, "mocov2": mocov2, "byol": byol, "swav": swav, "digits": digits, "none": none},
+    "vector": {"scarf": scarf},
+}
+_ANY: dict[str, Callable[..., Views]] = {"identity": identity}
+
+
+def names(modality: str | None = None) -> list[str]:
+    """Return the names that :func:`resolve` knows, for one modality or for all."""
+    kinds = [_NAMED[modality]] if modality else list(_NAMED.values())
+    return sorted([name for kind in kinds for name in kind] + list(_ANY))
+
+
+def resolve(
+    spec: str | Mapping[str, Any] | Sequence[Any] | Views, modality: str, shape: Sequence[int], size: Size | None = None
+) -> Views:
+    """Return the views that ``spec`` means for data of this shape.
+
+    Args:
+        spec: one of
+
+            - ``"auto"``: for images "simclr", or "digits" where they are grey or at most 16 pixels small; "scarf" for
+              vectors;
+            - a name of :func:`names`;
+            - a name with parameters, ``{"simclr": {"strength": 0.5}}``;
+            - a list of transforms, ``[{"HorizontalFlip": {"p": 0.5}}, ...]``: two views by the same pipeline;
+            - a list of such lists, one per view, as :meth:`Views.to_config` writes it;
+            - :class:`Views`, returned as they are.
+        modality: ``"image"`` or ``"vector"``.
+        shape: of one item, (C, H, W) or (F,).
+        size: side, or (height, width), of named image views; the image's own by default.
+
+    Raises:
+        ValueError: an unknown name (the nearest is suggested), or views of another modality.
+    """
+    if modality not in _NAMED:
+        raise ValueError(f"modality must be 'image' or 'vector', got {modality!r}.")
+    if len(shape) != (3 if modality == "image" else 1):
+        raise ValueError(f"shape must be {'(C, H, W)' if modality == 'image' else '(F,)'}, got {tuple(shape)}.")
+    views = _views(spec, modality, shape, size)
+    if views.modality not in (None, modality):
+        raise ValueError(f"views: these are for {views.modality}s, and the data are {modality}s; got {spec!r}.")
+    return views
+
+
+def _views(spec: Any, modality: str, shape: Sequence[int], size: Size | None) -> Views:
+    if isinstance(spec, Views):
+        return spec
+    if isinstance(spec, str):
+        return _named(_automatic(modality, shape) if spec == "auto" else spec, {}, modality, shape, size)
+    if isinstance(spec, Mapping) and len(spec) == 1:
+        [(name, parameters)] = spec.items()
+        if name in TRANSFORMS:
+            return Views([Pipeline.from_config([spec])] * 2)
+        return _named(name, dict(parameters or {}), modality, shape, size)
+    if isinstance(spec, Sequence) and spec:
+        if all(isinstance(item, Sequence) and not isinstance(item, str) for item in spec):
+            return Views.from_config(spec)
+        return Views([Pipeline.from_config(spec)] * 2)
+    raise ValueError(
+        f"views must be 'auto', a name ({', '.join(names(modality))}), {{name: parameters}}, a list of transforms, "
+        f"a list of such lists, or Views; got {spec!r}."
+    )
+
+
+def _automatic(modality: str, shape: Sequence[int]) -> str:
+    if modality == "vector":
+        return "scarf"
+    return "digits" if shape[0] == 1 or min(shape[1:]) <= 16 else "simclr"
+
+
+def _named(name: str, parameters: dict[str, Any], modality: str, shape: Sequence[int], size: Size | None) -> Views:
+    if name in _ANY:
+        place: dict[str, Any] = {}
+    elif name not in _NAMED[modality]:
+        raise ValueError(f"views: unknown name {name!r} for {modality}s{nearest(name, ['auto', *names(modality)])}")
+    elif modality == "image":
+        chosen = parameters.pop("size", size)
+        place = {"size": _size(tuple(shape[1:]) if chosen is None else chosen), "channels": shape[0]}
+    else:
+        place = {}
+    try:
+        return {**_NAMED[modality], **_ANY}[name](**place, **parameters)
+    except TypeError as error:
+        raise ValueError(f"views: {name} cannot take {parameters!r}: {error}.") from error
+
+
+def _size(size: Any) -> Size:
+    size = tuple(size) if isinstance(size, list) else size
+    if not is_size(size):
+        raise ValueError(f"size must be a positive whole number or two of them, got {size!r}.")
+    height, width = pair(size)
+    return height if height == width else (height, width)
+
+
+def _small(size: Size) -> bool:
+    return max(pair(size)) <= SMALL
+
+
+def _ratio(size: Size, ratio: Range) -> Range:
+    height, width = pair(size)
+    return (ratio[0] * width / height, ratio[1] * width / height)
+
+
+def _crop(size: Size, scale: Range) -> list[Transform]:
+    return [RandomResizedCrop(size, scale=scale, ratio=_ratio(size, (3 / 4, 4 / 3))), HorizontalFlip(p=0.5)]
+
+
+def _color(channels: int, brightness: float, contrast: float, saturation: float, hue: float) -> list[Transform]:
+    if channels == 1:
+        return [ColorJitter(brightness, contrast, p=0.8)]
+    if channels != 3:
+        raise ValueError(
+            f"channels must be 1 or 3 for views that change colours, got {channels}; "
+            "give a list of transforms without ColorJitter and Grayscale."
+        )
+    return [ColorJitter(brightness, contrast, saturation, hue, p=0.8), Grayscale(p=0.2)]
+
+
+def _blur(size: Size, p: float, blur: bool | None) -> list[Transform]:
+    wanted = not _small(size) if blur is None else blur
+    return [GaussianBlur(sigma=(0.1, 2.0), p=p)] if wanted else []

@@ -1,0 +1,127 @@
+"""What the scores and figures mean, in a sentence each, and which way each score improves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score's short title, meaning, and whether more is better (``None``: neither)."""
+
+    title: str
+    meaning: str
+    higher_is_better: bool | None = True
+
+
+METRICS: dict[str, Metric] = {
+    "knn": Metric(
+        "kNN accuracy",
+        "Share of test items whose class is guessed right from their nearest neighbours among the training "
+        "embeddings. Nothing is trained on top, so it measures the embedding itself.",
+    ),
+    "probe": Metric("Linear probe", "Test accuracy of a linear classifier trained on the frozen embeddings."),
+    "probe_1": Metric("Probe, 1 label", "The linear probe with one label per class."),
+    "probe_5": Metric("Probe, 5 labels", "The linear probe with five labels per class."),
+    "probe_10": Metric("Probe, 10 labels", "The linear probe with ten labels per class."),
+    "recall@1": Metric("Recall@1", "Share of queries whose nearest other test item is of the same class."),
+    "recall@5": Metric("Recall@5", "Share of queries with an item of the same class among the five nearest."),
+    "recall@10": Metric("Recall@10", "Share of queries with an item of the same class among the ten nearest."),
+    "map": Metric("mAP", "Mean average precision: how far up the whole ranking the items of the same class stand."),
+    "nmi": Metric("NMI", "Normalised mutual information of k-means clusters and classes; 0 is chance, 1 is equal."),
+    "ari": Metric("ARI", "Adjusted Rand index of k-means clusters and classes; 0 is chance, 1 is equal."),
+    "cluster_accuracy": Metric(
+        "Cluster accuracy", "Accuracy of k-means clusters, each named after one class in the best possible way."
+    ),
+    "alignment": Metric(
+        "Alignment", "Mean squared distance between two views of one item on the unit sphere; lower is tighter.", False
+    ),
+    "uniformity": Metric(
+        "Uniformity",
+        "Logarithm of the mean Gaussian potential of all pairs on the unit sphere; lower is more evenly spread.",
+        False,
+    ),
+    "tolerance": Metric("Tolerance", "Mean cosine similarity of items of the same class.", None),
+    "effective_rank": Metric(
+        "Effective rank", "Number of dimensions that the embeddings really use (entropy of their spectrum).", None
+    ),
+}
+
+# term: (section of the page that needs it, meaning)
+TERMS: dict[str, tuple[str, str]] = {
+    "Interval": (
+        "leaderboard",
+        "Where the mean would lie in 95 of 100 repetitions of the experiment with other seeds. Narrow with "
+        "many seeds, wide with few.",
+    ),
+    "Tie": (
+        "leaderboard",
+        "Methods share a rank where the data cannot tell them apart: repeat with more seeds if it matters.",
+    ),
+    "p": (
+        "leaderboard",
+        "How often a difference this large, or larger, would arise by chance between equal methods; corrected for the "
+        "number of methods compared.",
+    ),
+    "Baseline": (
+        "leaderboard",
+        "Something to beat that no contrastive training went into: the raw input, its principal components, an "
+        "encoder with random weights; and, with labels, ordinary supervised training.",
+    ),
+    "Embedding map": (
+        "maps",
+        "Test embeddings laid out in the plane so that near neighbours stay near (UMAP). Distances "
+        "between far groups and the axes themselves mean nothing; clean groups are a good sign.",
+    ),
+    "Similarity histogram": (
+        "similarity",
+        "Cosine similarity of positive pairs (two views of one item) and of negative pairs "
+        "(different items) during training. Good training pulls the two apart; both near 1 means collapse.",
+    ),
+    "Singular spectrum": (
+        "spectra",
+        "How the variance of the embeddings is spread over dimensions. A cliff means that the "
+        "dimensions after it carry nothing (dimensional collapse).",
+    ),
+    "View": (
+        "views",
+        "A random change of an item that should not change what it is; training makes views of one item agree.",
+    ),
+}
+
+
+LEADS: dict[str, str] = {
+    "leaderboard": "Each thin tick is a seed, the dot their mean, the line its 95 % interval.",
+    "ties": "Methods in one shaded group share a rank: the data cannot tell them apart.",
+    "differences": "Paired by seed, which takes out what the seeds have in common; this, not the overlap of the "
+    "intervals above, decides ties. An interval that crosses the dashed zero line is no evidence of a difference.",
+    "metrics": "Means over seeds with their 95 % intervals; the best of a column is marked. Tap a heading to sort.",
+    "cost": "Up and to the left is better: more quality in less time.",
+    "quality": "While training, first seed, one axis for all: each method in front of the others in grey.",
+    "loss": "The losses of different methods are different quantities: each has its own axis, and only its course, not "
+    "its height, can be compared.",
+    "similarity": "Cosine similarity of pairs during training, from the first epoch (top) to the last. Training pulls "
+    "the two apart. Every ridge is scaled to its own height.",
+    "maps": "Test embeddings in the plane (UMAP): near means alike; axes and distances between far groups say nothing. "
+    "Tap a dot to see what it is and where the other maps put it.",
+    "neighbours": "Left, a query; then its nearest neighbours among the other test items, nearest first.",
+    "marks": "A solid border: same class as the query. A dashed border and a cross: another class.",
+    "spectra": "Singular values of the centred test embeddings, relative to the largest. A line that falls off a cliff "
+    "uses few dimensions.",
+    "views": "What each method was told is the same: every column is one item, every row a view of it.",
+    "confusion": "True class by row, predicted class by column.",
+}
+
+
+def metric(name: str, descriptions: Mapping[str, str] | None = None) -> Metric:
+    """The glossary's entry of a score; one that it does not know has its name for a title and no direction.
+
+    Names with a prefix (``val_knn``, ``val/knn``) are looked up without it.
+    """
+    given = (descriptions or {}).get(name)
+    bare = name.removeprefix("val_").removeprefix("val/").removeprefix("test_")
+    entry = METRICS.get(bare)
+    if entry is None:
+        return Metric(name.replace("_", " "), given or "", None)
+    return Metric(entry.title, given or entry.meaning, entry.higher_is_better)

@@ -1,0 +1,92 @@
+"""Embedding maps as SVG: thousands of dots that stay light, named where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from counterpoint.web.axes import LETTER, drawing, text
+from counterpoint.web.content import Array
+from counterpoint.web.figures import COLOURS, short
+from counterpoint.web.markup import Html, coordinate, element
+
+SHAPES = 2
+POINT_LIMIT = 5000
+
+
+def class_styles(labels: Array | None) -> dict[int, str]:
+    """Style of each label: the twenty most frequent get a colour and a shape of their own, the others are grey."""
+    if labels is None:
+        return {}
+    values, counts = np.unique(labels[labels >= 0], return_counts=True)
+    shown = sorted(values[np.argsort(-counts, kind="stable")][: COLOURS * SHAPES].tolist())
+    styles = {int(value): "rest" for value in values}
+    for at, value in enumerate(shown):
+        styles[int(value)] = f"c{at % COLOURS}" + (" square" if at >= COLOURS else "")
+    return styles
+
+
+def scatter(
+    xy: Array, labels: Array | None, names: Mapping[int, str], styles: Mapping[int, str], items: Array, title: str
+) -> Html:
+    """A map: a path of dots per class, so that thousands of points stay light, with the class's name at its middle.
+
+    Args:
+        xy: (M, 2) within any range.
+        labels: (M,) or ``None``.
+        names: name of each label.
+        styles: from :func:`class_styles`, common to all maps of a page.
+        items: (M,) item numbers, for the thumbnails that the script shows.
+        title: said to those who cannot see it.
+    """
+    xy, labels, items = _thin(np.asarray(xy, float), labels, np.asarray(items))
+    low, high = (xy.min(0), xy.max(0)) if len(xy) else (np.zeros(2), np.ones(2))
+    span = float((high - low).max()) or 1.0
+    places = (xy - (low + high) / 2) / span * 292 + 160
+    places[:, 1] = 320 - places[:, 1]
+    size = 5.2 if len(xy) <= 600 else 3.8 if len(xy) <= 2000 else 2.8
+    marks = []
+    groups = [-1] if labels is None else sorted(set(labels.tolist()))
+    for group in groups:
+        chosen = np.arange(len(xy)) if labels is None else np.flatnonzero(labels == group)
+        dots = Html("".join(f"M{coordinate(px)} {coordinate(py)}h0" for px, py in places[chosen]))
+        marks.append(
+            element(
+                "path",
+                d=dots,
+                class_=f"dots {styles.get(group, 'c0' if labels is None else 'rest')}",
+                style=f"stroke-width:{size}",
+                data_name=names.get(group, "") if labels is not None else "",
+                data_items=" ".join(map(str, items[chosen].tolist())),
+            )
+        )
+    if labels is not None:
+        marks += _class_names(places, labels, names, styles)
+    return drawing(320, 320, f"{title}: map of {len(xy):,} embeddings", marks, "map")
+
+
+def _thin(xy: Array, labels: Array | None, items: Array) -> tuple[Array, Array | None, Array]:
+    """At most :data:`POINT_LIMIT` points, evenly taken, none of them NaN."""
+    keep = np.flatnonzero(np.isfinite(xy).all(1))
+    if len(keep) > POINT_LIMIT:
+        keep = keep[np.linspace(0, len(keep) - 1, POINT_LIMIT).round().astype(int)]
+    return xy[keep], None if labels is None else np.asarray(labels)[keep], items[keep]
+
+
+def _class_names(places: Array, labels: Array, names: Mapping[int, str], styles: Mapping[int, str]) -> list[Html]:
+    """Names at the medians of their classes, the larger classes first; one that would cover another is left out."""
+    taken: list[tuple[float, float, float]] = []
+    marks = []
+    for group in sorted((g for g in styles if styles[g] != "rest"), key=lambda g: -int((labels == g).sum())):
+        mine = places[labels == group]
+        if not len(mine):
+            continue
+        name = short(names.get(group, str(group)))
+        half = LETTER * len(name) / 2
+        x, y = np.median(mine, axis=0)
+        x = min(max(x, half + 2), 318 - half)
+        if all(abs(x - tx) > half + other + 3 or abs(y - ty) > 13 for tx, ty, other in taken):
+            taken.append((x, y, half))
+            marks.append(text(x, y + 4, name, f"t halo {styles[group]}", "middle"))
+    return marks

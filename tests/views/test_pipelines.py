@@ -1,0 +1,135 @@
+import pytest
+import torch
+
+from counterpoint.views import (
+    ColorJitter,
+    GaussianBlur,
+    Grayscale,
+    HorizontalFlip,
+    Pipeline,
+    RandomResizedCrop,
+    Solarize,
+    Views,
+    names,
+    resolve,
+)
+
+
+def kinds(views, index=0):
+    return {type(transform) for transform in views.pipelines[index].transforms}
+
+
+def only(views, kind, index=0):
+    [transform] = [item for item in views.pipelines[index].transforms if isinstance(item, kind)]
+    return transform
+
+
+@pytest.mark.parametrize("name", names("image"))
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 48, 40), (1, 8, 8), (3, 9, 9)])
+def test_every_name_makes_views_of_any_images(name, shape):
+    views = resolve(name, "image", shape)
+    x = torch.randint(0, 256, (5, *shape), dtype=torch.uint8)
+    made = views(x, torch.Generator().manual_seed(0))
+    assert len(made) == views.n == len(views.sizes)
+    for view, size in zip(made, views.sizes, strict=True):
+        assert view.shape == (5, shape[0], *(size or shape[1:]))
+        assert view.dtype == torch.float32
+        assert view.min() >= 0
+        assert view.max() <= 1
+    assert made[0].shape[2:] == shape[1:]
+    assert Views.from_config(views.to_config()) == views
+    if shape[0] == 1:
+        assert Grayscale not in kinds(views)
+
+
+def test_simclr_follows_the_paper_for_large_and_for_small_images():
+    large, small = resolve("simclr", "image", (3, 224, 224)), resolve("simclr", "image", (3, 32, 32))
+    assert only(large, RandomResizedCrop) == RandomResizedCrop(224, (0.08, 1.0), (3 / 4, 4 / 3))
+    assert only(large, ColorJitter) == ColorJitter(0.8, 0.8, 0.8, 0.2, p=0.8)
+    assert only(large, Grayscale).p == 0.2
+    assert only(large, GaussianBlur) == GaussianBlur((0.1, 2.0), p=0.5)
+    assert only(small, ColorJitter) == ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8)
+    assert GaussianBlur not in kinds(small)
+    assert GaussianBlur in kinds(resolve({"simclr": {"blur": True}}, "image", (3, 32, 32)))
+
+
+def test_byol_is_asymmetric():
+    views = resolve("byol", "image", (3, 96, 96))
+    assert [only(views, GaussianBlur, i).p for i in (0, 1)] == [1.0, 0.1]
+    assert Solarize not in kinds(views, 0)
+    assert only(views, Solarize, 1) == Solarize(0.5, 0.2)
+    assert only(views, ColorJitter) == ColorJitter(0.4, 0.4, 0.2, 0.1, p=0.8)
+
+
+def test_mocov2_crops_from_a_fifth():
+    assert only(resolve("mocov2", "image", (3, 64, 64)), RandomResizedCrop).scale == (0.2, 1.0)
+
+
+def test_swav_has_two_large_and_six_small_crops():
+    assert resolve("swav", "image", (3, 224, 224)).sizes == [(224, 224)] * 2 + [(96, 96)] * 6
+    views = resolve({"swav": {"local": 4}}, "image", (3, 32, 32))
+    assert [tuple(view.shape[2:]) for view in views(torch.rand(2, 3, 32, 32))] == [(32, 32)] * 2 + [(16, 16)] * 4
+    assert only(views, RandomResizedCrop, 5).scale == (0.05, 0.14)
+
+
+def test_auto_chooses_by_the_data():
+    assert resolve("auto", "image", (3, 32, 32)) == resolve("simclr", "image", (3, 32, 32))
+    assert resolve("auto", "image", (1, 64, 64)) == resolve("digits", "image", (1, 64, 64))
+    assert resolve("auto", "image", (3, 16, 16)) == resolve("digits", "image", (3, 16, 16))
+    assert resolve("auto", "vector", (7,)) == resolve("scarf", "vector", (7,))
+    assert not {HorizontalFlip, ColorJitter} & kinds(resolve("auto", "image", (1, 8, 8)))
+
+
+def test_untouched_views_are_untouched():
+    x = torch.randint(0, 256, (3, 3, 20, 24), dtype=torch.uint8)
+    for name in ("none", "identity"):
+        [view] = resolve(name, "image", (3, 20, 24))(x)
+        assert torch.equal(view, x / 255)
+    [small] = resolve("none", "image", (3, 20, 24), size=10)(x)
+    assert small.shape == (3, 3, 10, 10)
+    row = torch.rand(2, 5)
+    assert torch.equal(resolve("identity", "vector", (5,))(row)[0], row)
+
+
+def test_scarf_keeps_one_view_whole():
+    row = torch.rand(30, 10)
+    whole, corrupted = resolve("scarf", "vector", (10,))(row)
+    assert torch.equal(whole, row)
+    assert ((corrupted != row).sum(1) == 6).all()
+
+
+def test_configurations_resolve():
+    flip = {"HorizontalFlip": {"p": 1.0}}
+    pipeline = Pipeline([HorizontalFlip(1.0)])
+    assert resolve([flip], "image", (3, 8, 8)) == Views([pipeline] * 2)
+    assert resolve(flip, "image", (3, 8, 8)) == Views([pipeline] * 2)
+    assert resolve([[flip], [], [flip]], "image", (3, 8, 8)) == Views([pipeline, Pipeline(), pipeline])
+    views = Views([pipeline])
+    assert resolve(views, "image", (3, 8, 8)) is views
+
+
+def test_oblong_images_get_crops_of_their_own_proportions():
+    crop = only(resolve("simclr", "image", (3, 50, 100)), RandomResizedCrop)
+    assert crop.size == (50, 100)
+    assert crop.ratio == pytest.approx((1.5, 8 / 3))
+
+
+@pytest.mark.parametrize(
+    ("spec", "modality", "shape", "message"),
+    [
+        ("simcrl", "image", (3, 8, 8), "did you mean 'simclr'"),
+        ("simclr", "vector", (8,), "unknown name 'simclr' for vectors"),
+        ({"simclr": {"strenght": 1}}, "image", (3, 8, 8), "simclr cannot take"),
+        ({"simclr": {}, "byol": {}}, "image", (3, 8, 8), "views must be"),
+        ({"simclr": {"size": -3}}, "image", (3, 8, 8), "size must be"),
+        (7, "image", (3, 8, 8), "views must be"),
+        ([], "image", (3, 8, 8), "views must be"),
+        (["FeatureDropout"], "image", (3, 8, 8), "for vectors, and the data are images"),
+        ("simclr", "image", (4, 32, 32), "channels must be 1 or 3"),
+        ("auto", "sound", (4,), "modality must be"),
+        ("auto", "image", (32, 32), "shape must be"),
+    ],
+)
+def test_specifications_that_mean_nothing_are_refused(spec, modality, shape, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(spec, modality, shape)
