@@ -3,18 +3,37 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint docs claims bench papers clean
+.PHONY: demo test test-slow lint docs claims bench evidence
 
 demo: $(VENV)/.installed
 	$(BIN)/counterpoint compare digits --methods simclr,supcon,moco,byol,simsiam,barlow,vicreg --seeds 3 --out demo --overwrite true
 
-test: $(VENV)/.installed-test
-	$(BIN)/ruff check src tests claims benchmarks
-	$(BIN)/mypy
+test: lint
 	$(BIN)/pytest
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/pytest -m slow
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check src tests claims benchmarks
+	$(BIN)/mypy
+
+# measure every claim whose data are here, and write RESULTS.md; COUNTERPOINT_DATA says where the data are
+claims: $(VENV)/.installed-test
+	for claim in claims/*.py; do $(BIN)/counterpoint claim $$(basename $$claim .py); done
+
+# beside the peers, one at a time, on an otherwise idle machine
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	for bench in views neighbours fit startup; do $(BIN)/python benchmarks/$$bench.py; done
+
+# record which papers have passing tests, for `counterpoint papers`
+evidence: $(VENV)/.installed-test
+	$(BIN)/pytest --record-evidence
+
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -88,6 +88,7 @@ def compare(
     options: dict[str, Any] | None = None,
     out: str | None = None,
     jobs: int | None = None,
+    threads: int | None = None,
     on: str = "local",
     resume: bool = False,
     overwrite: bool = False,
@@ -109,6 +110,7 @@ def compare(
         options: parameters of single methods, e.g. {"simclr": {"temperature": 0.2}}.
         out: folder; default ``comparisons/<data>``.
         jobs: fits at a time, each on its share of the cores; default one a core, or one alone on a GPU.
+        threads: processor threads of each fit; default its share of the cores.
         on: local, or ray: spread the fits over a Ray cluster that shares this file system.
         resume: keep the runs that are finished, go on with those that are not.
         overwrite: delete what is in ``out`` first.
@@ -135,25 +137,31 @@ def compare(
         "options": _plain(options),
         **{name: _plain(value) for name, value in settings.items()},
     }
-    _check(methods, baselines, seeds, metric, options, on)
+    _check(methods, baselines, seeds, metric, options, on, settings)
 
-    def one(name: str, method: Any, seed: int, threads: int, given: dict[str, Any]) -> Run:
-        path = os.fspath(folder / "runs" / f"{name}-seed{seed}")
-        chosen = (options or {}).get(name)
-        settings.update(given)
+    def one(name: str, method: Any, seed: int, threads: int) -> Run:
         return fit(
-            data, method, seed=seed, out=path, threads=threads, options=chosen, resume=True, report=False, **settings
+            data,
+            method,
+            seed=seed,
+            threads=threads,
+            options=(options or {}).get(name),
+            out=os.fspath(folder / "runs" / f"{name}-seed{seed}"),
+            resume=True,
+            report=False,
+            progress=False,
+            **settings,
         )
 
     with claim_folder(folder):
         _prepare(folder, config, resume, overwrite)
         write_json(folder / "environment.json", environment())
         plan = _Plan(folder, data, settings, methods, baselines, seeds)
-        failures = plan.train(one, jobs, on, progress)
+        failures = plan.train(one, jobs, threads, on, progress)
         plan.evaluate_fixed(progress)
         _write_board(folder, plan, metric, failures)
         comparison = Comparison(folder)
-        write_comparison_report(comparison)
+        write_comparison_report(comparison, plan.dataset)
     return comparison
 
 
@@ -174,25 +182,26 @@ class _Plan:
         unlabelled = [name for name, kind in kinds.items() if kind.needs_labels and not labelled]
         self.notes = [f"{name} needs labels, and the data have none: left out" for name in unlabelled]
         self.fits = [(_name(m), m, seed) for seed in range(seeds) for m in methods if m not in unlabelled]
-        if "untrained" in baselines:
-            self.fits += [("untrained", "simclr", seed) for seed in range(seeds)]
-        if "supervised" in baselines and labelled and "supervised" not in methods:
-            self.fits += [("supervised", "supervised", seed) for seed in range(seeds)]
+        for name in ("untrained", "supervised"):
+            if name in baselines and name not in methods and (labelled or not get(name).needs_labels):
+                self.fits += [(name, name, seed) for seed in range(seeds)]
         if not self.fits:
             raise ValueError("methods: none of them can be trained on data without labels")
 
-    def train(self, one: Callable[..., Run], jobs: int | None, on: str, progress: bool) -> list[tuple[str, str]]:
+    def train(
+        self, one: Callable[..., Run], jobs: int | None, threads: int | None, on: str, progress: bool
+    ) -> list[tuple[str, str]]:
         """Run all fits, ``jobs`` at a time; returns the names of those that failed, and why."""
         import torch
 
         cores = os.cpu_count() or 1
         alone = torch.cuda.is_available() and self.arguments["accelerator"] != "cpu" and on == "local"
         width = max(1, min(jobs or (1 if alone else cores), len(self.fits)))
-        threads = self.arguments["threads"] or max(1, cores // width)
-        work: Work = []
-        for name, method, seed in self.fits:
-            given = {"progress": False, **({"epochs": 0, "steps": None} if name == "untrained" else {})}
-            work.append((f"{name}-seed{seed}", functools.partial(one, name, method, seed, threads, given)))
+        threads = threads or max(1, cores // width)
+        work: Work = [
+            (f"{name}-seed{seed}", functools.partial(one, name, method, seed, threads))
+            for name, method, seed in self.fits
+        ]
         start = {"ray": _on_ray, "local": _in_processes if width > 1 else _in_turn}[on]
         failures = []
         with _Ticker(len(work), progress) as tick:
@@ -270,7 +279,8 @@ def _in_processes(work: Work, width: int, threads: int) -> Iterator[Outcome]:
 
     import cloudpickle
 
-    with ProcessPoolExecutor(width, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(width, mp_context=context, initializer=_end_with_parent) as pool:
         running = {pool.submit(_unpack, cloudpickle.dumps(call)): label for label, call in work}
         try:
             for done in as_completed(running):
@@ -278,6 +288,17 @@ def _in_processes(work: Work, width: int, threads: int) -> Iterator[Outcome]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this worker when the process that started it dies, even by kill -9."""
+    import contextlib
+    import ctypes
+    import signal
+
+    pr_set_pdeathsig = 1  # linux/prctl.h
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _unpack(packed: bytes) -> BaseException | None:
@@ -348,7 +369,13 @@ def _name(method: Any) -> str:
 
 
 def _check(
-    methods: list[Any], baselines: list[str], seeds: int, metric: str | None, options: Any, on: str
+    methods: list[Any],
+    baselines: list[str],
+    seeds: int,
+    metric: str | None,
+    options: Any,
+    on: str,
+    settings: dict[str, Any],
 ) -> None:
     from counterpoint.evaluation import DESCRIPTIONS
 
@@ -369,6 +396,11 @@ def _check(
     for name in options or {}:
         if name not in names:
             raise ValueError(f"options: {name!r} is not among the methods; write options.METHOD.PARAMETER")
+    known = inspect.signature(fit).parameters
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise TypeError(f"{name}: fit has no such setting" + (f"; did you mean {near[0]!r}?" if near else ""))
     if on not in ("local", "ray"):
         raise ValueError(f"on: expected 'local' or 'ray', got {on!r}")
 

@@ -59,6 +59,7 @@ def fit(
     test: float = 0.2,
     split_seed: int = 0,
     labels_per_class: int | None = None,
+    splits: Any = None,
     precision: str = "auto",
     compile: bool = False,
     accelerator: str = "auto",
@@ -105,6 +106,7 @@ def fit(
         test: share of the data to measure on, where no split is given.
         split_seed: of the split; the same for all methods that are compared.
         labels_per_class: hide all training labels but so many per class.
+        splits: a .npz of train, val and test positions, such as a run's splits.npz; from Python also a Splits.
         precision: auto (bfloat16 where the hardware has it), 32-true, bf16-mixed, 16-mixed, 64-true.
         compile: compile the encoder; pays off after some minutes of training.
         accelerator: auto, cpu, gpu, ...: Lightning's.
@@ -204,6 +206,7 @@ class _Fit:
         a = self.a
         size = batch_size(a["batch_size"], len(self.train))
         epochs = a["epochs"] if a["steps"] is None else -(-a["steps"] // (len(self.train) // size))
+        epochs = epochs if self.method.learns else 0
         if a["compile"]:
             self.method.encoder.backbone.compile()
         if self.dataset.modality == "image":
@@ -321,12 +324,16 @@ def load_data(data: Any, a: dict[str, Any]) -> tuple[Dataset, Splits, Dataset, n
     """
     import numpy as np
 
-    from counterpoint.data import load, split
+    from counterpoint.data import Splits, load, split
     from counterpoint.methods import get
 
     names = ("labels", "image", "features", "image_size", "root", "download", "limit", "max_corrupt")
     dataset = load(data, **{name: a[name] for name in names})
-    splits = split(dataset, seed=a["split_seed"], val=a["val"], test=a["test"])
+    given = a.get("splits")
+    if given is None:
+        splits = split(dataset, seed=a["split_seed"], val=a["val"], test=a["test"])
+    else:
+        splits = given if isinstance(given, Splits) else Splits.load(given)
     kind, train = get(a["method"]), splits.train
     if kind.needs_labels and dataset.labels is None:
         raise ValueError(f"method: {a['method']!r} needs labels, and {dataset.name!r} has none; name them with labels")
@@ -546,4 +553,6 @@ def _plain(value: Any) -> Any:
         return f"{value.__module__}:{value.__qualname__}"
     if hasattr(value, "to_config"):
         return value.to_config()
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value if isinstance(value, str | int | float | bool | None) else f"<{type(value).__name__} from Python>"

@@ -37,11 +37,16 @@ def report(path: str) -> str:
     return os.fspath(write_run_report(run, dataset, views))
 
 
-def _reopen(config: dict[str, Any]) -> tuple[Dataset, Any]:
-    from counterpoint.experiments.fit import load_data
+def _reopen(config: dict[str, Any], dataset: Dataset | None = None) -> tuple[Dataset, Any]:
+    """The data of a config, and its views; what a config leaves out is as :func:`fit` has it."""
+    import inspect
+
+    from counterpoint.experiments.fit import fit, load_data
     from counterpoint.views import resolve
 
-    dataset = load_data(config["data"], config)[0]
+    config = {name: p.default for name, p in inspect.signature(fit).parameters.items()} | config
+    if dataset is None:
+        dataset = load_data(config["data"], {**config, "method": "untrained"})[0]
     return dataset, resolve(config["views"], modality=dataset.modality, shape=dataset.shape)
 
 
@@ -136,14 +141,14 @@ def example_views(dataset: Dataset, index: np.ndarray | None, views: Any) -> np.
     return np.asarray(stacked.permute(0, 1, 3, 4, 2))
 
 
-def write_comparison_report(comparison: Comparison) -> Path:
-    """Write ``report.html`` into the folder of a comparison."""
+def write_comparison_report(comparison: Comparison, dataset: Dataset | None = None) -> Path:
+    """Write ``report.html`` into the folder of a comparison; without ``dataset`` it is opened again."""
     from counterpoint.evaluation import DESCRIPTIONS
     from counterpoint.web import ComparisonData, comparison_page, write
 
     config, board = comparison.config, comparison.board
     first = {name: runs[0] for name, runs in comparison.runs.items() if runs}
-    dataset, views = _reopen({**next(iter(first.values())).config})
+    dataset, views = _reopen(config, dataset)
     trained = [name for name in first if first[name].metrics]
     shown = {
         name: run_data(run, dataset, views if trained and name == trained[0] else None) for name, run in first.items()

@@ -84,6 +84,7 @@ class Method(lightning.LightningModule):
 
     needs_labels: ClassVar[bool] = False
     labelled_only: ClassVar[bool] = False  # unlabelled items would be of no use to it
+    learns: ClassVar[bool] = True  # False: fit does no step
     n_views: ClassVar[int | None] = 2  # None: any number
     projector: nn.Module
 
