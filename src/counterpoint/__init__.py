@@ -23,6 +23,7 @@ _NAMES = {
     "load": "counterpoint.encoders",
     "Encoder": "counterpoint.encoders",
     "embed": "counterpoint.search",
+    "export": "counterpoint.encoders.export",
 }
 _FLOORS = (
     "data",

@@ -61,7 +61,7 @@ commands:
 begin with:
   counterpoint compare digits --methods simclr,supcon --epochs 10
   counterpoint fit photos/ --method simclr --out runs/photos
-  counterpoint search photos/query.jpg --run runs/photos --data photos/
+  counterpoint search runs/photos query.jpg
 
 Each command explains itself: counterpoint fit --help"""
 

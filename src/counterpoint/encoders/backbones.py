@@ -25,7 +25,7 @@ class ConvNet(nn.Module):
 
     def __init__(self, channels: int, size: int, widths: Sequence[int] | None = None) -> None:
         super().__init__()
-        widths = widths or (32, 64, 128, 256)[: max(1, min(size, 16).bit_length() - 1)]
+        widths = self.widths = widths or (32, 64, 128, 256)[: max(1, min(size, 16).bit_length() - 1)]
         self.features = widths[-1]
         layers: list[nn.Module] = []
         for width in widths:
@@ -53,7 +53,7 @@ class MLP(nn.Module):
 
     def __init__(self, inputs: int, widths: Sequence[int] = (256, 256)) -> None:
         super().__init__()
-        self.features = widths[-1]
+        self.features, self.widths = widths[-1], widths
         layers: list[nn.Module] = [nn.Flatten()]
         for width in widths:
             layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]

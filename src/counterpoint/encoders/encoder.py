@@ -131,6 +131,8 @@ def build(
         backbone = _call(ConvNet, name, shape[0], min(shape[1:]), **arguments)
     else:
         backbone = _timm(name.removeprefix("timm:"), shape, pretrained, arguments)
+    if isinstance(backbone, ConvNet | MLP):
+        arguments["widths"] = list(backbone.widths)  # so that a later default does not change what is saved
     features = int(getattr(backbone, "features", 0) or getattr(backbone, "num_features"))  # noqa: B009
     config = {"name": name, "shape": list(shape), "modality": modality, "arguments": arguments}
     return Encoder(backbone, config, features, mean, std)

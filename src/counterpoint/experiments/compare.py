@@ -476,6 +476,11 @@ def _stack(evaluations: list[Any], metric: str, seeds: int) -> np.ndarray | None
     return np.repeat(values, seeds, axis=0) if len(values) == 1 else values
 
 
+def _per_seed(evaluations: list[Any], metric: str, seeds: int) -> list[float]:
+    scores = [e.scores[metric] for e in evaluations]
+    return scores * seeds if len(scores) == 1 else scores
+
+
 def _intervals(evaluations: dict[str, list[Any]], metric: str, seeds: int) -> dict[str, tuple[float, float, float]]:
     from counterpoint.evaluation.significance import interval
 
@@ -511,7 +516,7 @@ def _rows(evaluations: dict[str, list[Any]], metric: str, seeds: int) -> list[di
                 "difference_low": d and d.low,
                 "difference_high": d and d.high,
                 "p": d and d.p,
-                "seeds": [e.scores[metric] for e in evaluations[row.name]],
+                "seeds": _per_seed(evaluations[row.name], metric, seeds),
                 "baseline": row.name in BASELINES.split(","),
             }
         )

@@ -43,8 +43,10 @@ class BarlowTwins(nn.Module):
         return self._standardize(z1).T @ self._standardize(z2) / len(z1)
 
     def _standardize(self, z: Tensor) -> Tensor:
+        largest = z.detach().abs().amax(dim=0).clamp(min=1)  # the square of 1e30 would be infinite in float32
+        z = z / largest
         variance, mean = torch.var_mean(z, dim=0, correction=0)
-        return (z - mean) * torch.rsqrt(variance + self.eps)
+        return (z - mean) * torch.rsqrt(variance + self.eps / largest.square())
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
         correlation = self.cross_correlation(z1, z2)

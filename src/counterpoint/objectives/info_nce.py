@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from counterpoint.objectives.inputs import embeddings, normalize, positive, reduce
+from counterpoint.objectives.inputs import embeddings, known_reduction, normalize, positive, reduce
 from counterpoint.pairwise import gather, log_partition
 
 
@@ -36,7 +36,7 @@ class InfoNCE(nn.Module):
     ) -> None:
         super().__init__()
         positive(temperature=temperature)
-        self.temperature, self.reduction = temperature, reduction
+        self.temperature, self.reduction = temperature, known_reduction(reduction)
         self.positive_in_denominator = positive_in_denominator
 
     def forward(self, queries: Tensor, keys: Tensor, negatives: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from counterpoint.objectives.inputs import embeddings, normalize, positive, reduce
+from counterpoint.objectives.inputs import embeddings, known_reduction, normalize, positive, reduce
 from counterpoint.pairwise import gather, log_partition
 
 
@@ -34,7 +34,7 @@ class NTXent(nn.Module):
     def __init__(self, temperature: float = 0.5, reduction: str = "mean") -> None:
         super().__init__()
         positive(temperature=temperature)
-        self.temperature, self.reduction = temperature, reduction
+        self.temperature, self.reduction = temperature, known_reduction(reduction)
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
         z1, z2 = (gather(normalize(z)) for z in embeddings(z1=z1, z2=z2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from counterpoint.objectives.inputs import embeddings, normalize, reduce
+from counterpoint.objectives.inputs import embeddings, known_reduction, normalize, reduce
 from counterpoint.pairwise import gather
 
 
@@ -26,8 +26,9 @@ class NegativeCosine(nn.Module):
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
-        self.reduction = reduction
+        self.reduction = known_reduction(reduction)
 
     def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        predictions, targets = embeddings(predictions=predictions, targets=targets.detach())
-        return reduce(-gather((normalize(predictions) * normalize(targets)).sum(-1)), self.reduction)
+        predictions, targets = embeddings(predictions=predictions, targets=targets)
+        cosines = (normalize(predictions) * normalize(targets.detach())).sum(1)
+        return reduce(-gather(cosines), self.reduction)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from counterpoint.objectives.inputs import embeddings, normalize, positive, reduce
+from counterpoint.objectives.inputs import embeddings, known_reduction, normalize, positive, reduce
 from counterpoint.pairwise import gather, gather_labels, log_partition
 
 
@@ -45,19 +45,18 @@ class SupCon(nn.Module):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        positive(temperature=temperature, base_temperature=base_temperature or temperature)
+        base_temperature = temperature if base_temperature is None else base_temperature
+        positive(temperature=temperature, base_temperature=base_temperature)
         if anchors not in ("all", "first"):
             raise ValueError(f"anchors: expected 'all' or 'first', got {anchors!r}")
         if empty not in ("skip", "zero", "error"):
             raise ValueError(f"empty: expected 'skip', 'zero' or 'error', got {empty!r}")
-        self.temperature, self.base_temperature = temperature, base_temperature or temperature
-        self.anchors, self.empty, self.reduction = anchors, empty, reduction
+        self.temperature, self.base_temperature = temperature, base_temperature
+        self.anchors, self.empty, self.reduction = anchors, empty, known_reduction(reduction)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        (z,) = embeddings(z=z)
+        (z,) = embeddings((2, 3), z=z)
         z = z[None] if z.ndim == 2 else z
-        if z.ndim != 3:
-            raise ValueError(f"z: expected (V, B, D) or (B, D), got {tuple(z.shape)}")
         if labels is not None and (labels.shape != (z.shape[1],) or labels.is_floating_point()):
             raise ValueError(f"labels: expected ({z.shape[1]},) integers, got {tuple(labels.shape)} {labels.dtype}")
         z = gather(normalize(z).transpose(0, 1)).transpose(0, 1)

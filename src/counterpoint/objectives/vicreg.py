@@ -26,7 +26,8 @@ class VICReg(nn.Module):
         eps: 1e-4, the official code's.
 
     Shapes:
-        ``loss(z1, z2)``: both (B, D), raw and never normalised, B >= 2. Cost O(B D^2).
+        ``loss(z1, z2)``: both (B, D), raw and never normalised, B >= 2. Cost O(B D^2). It grows with the fourth power
+        of ``z``: float32 holds it for entries up to 1e8, and beyond it is infinite or NaN.
 
     Raises:
         ValueError: on B = 1 (no variance), shapes that differ, non-finite values.

@@ -13,10 +13,12 @@ same rows, only half of the tiles is computed.
 Which pairs count is given by group numbers instead of a mask: ``exclude`` leaves out every pair whose two groups are
 equal - "all but myself" with ``arange``, "all but my class" with labels, "all but my own views" with item numbers.
 
-:func:`gather` brings the rows of all processes together so that value and gradient are those of one big batch.
+:func:`gather` brings the rows of all processes together so that value and gradient are those of one big batch;
+:func:`synchronize_batchnorm` does for the statistics inside a network what it does for the loss.
 """
 
+from counterpoint.pairwise.batchnorm import synchronize_batchnorm
 from counterpoint.pairwise.distributed import gather, gather_labels
 from counterpoint.pairwise.partition import log_partition, log_partitions
 
-__all__ = ["gather", "gather_labels", "log_partition", "log_partitions"]
+__all__ = ["gather", "gather_labels", "log_partition", "log_partitions", "synchronize_batchnorm"]

@@ -43,7 +43,7 @@ def log_partition(
         exclude: (N,) integers; the pair (i, j) is left out when ``exclude[i] == exclude_keys[j]``.
         exclude_keys: (M,) integers; default ``exclude``, for keys that are the queries.
         log_weights: (M,) added to the scores of each key, e.g. ``log w_j``; ``-inf`` removes a key.
-        tile: rows and columns of a tile; default by shape.
+        tile: rows and columns of a tile, 1 or more; default by shape.
 
     Returns:
         (N,) float32 (float64 for float64 input); ``-inf`` for a query with no pair left.
@@ -87,11 +87,13 @@ def _partitions(
     own = keys is None
     other = queries if keys is None else keys
     _check(queries, other, scale, exclude, exclude_keys, log_weights, own)
+    if tile is not None and tile < 1:
+        raise ValueError(f"tile: expected at least 1, got {tile}")
     dtype = torch.promote_types(queries.dtype, other.dtype)
     dtype = dtype if dtype in _DIRECT_BOUND else torch.float32
     scale = torch.as_tensor(scale, dtype=dtype, device=queries.device)
     with torch.autocast(queries.device.type, enabled=False):
-        if own and log_weights is None:
+        if own and log_weights is None and (exclude_keys is None or exclude_keys is exclude):
             # s_ij = <sqrt(t) x_i, sqrt(t) x_j> keeps the symmetry that halves the work
             left = right = queries.to(dtype) * scale.sqrt()
         else:
@@ -118,9 +120,7 @@ def _check(
 ) -> None:
     for name, value in (("queries", queries), ("keys", keys)):
         if value.ndim != 2 or not value.is_floating_point() or value.shape[0] == 0:
-            raise ValueError(
-                f"{name}: expected (rows >= 1, D) floating point, got {tuple(value.shape)} {value.dtype}"
-            )
+            raise ValueError(f"{name}: expected (rows >= 1, D) floating point, got {tuple(value.shape)} {value.dtype}")
     if queries.shape[1] != keys.shape[1]:
         raise ValueError(f"keys: expected D = {queries.shape[1]} as in queries, got {keys.shape[1]}")
     n, m = queries.shape[0], keys.shape[0]
@@ -133,6 +133,9 @@ def _check(
     for name, groups, length in per_row:
         if groups is not None and groups.shape != (length,):
             raise ValueError(f"{name}: expected ({length},), got {tuple(groups.shape)}")
+        if groups is not None and groups.is_floating_point() != (name == "log_weights"):
+            kind = "floating point" if name == "log_weights" else "integers"
+            raise ValueError(f"{name}: expected {kind}, got {groups.dtype}")
     if exclude is None and exclude_keys is not None:
         raise ValueError("exclude_keys: given without exclude")
     if exclude is not None and exclude_keys is None and n != m:
