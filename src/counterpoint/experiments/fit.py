@@ -202,6 +202,7 @@ class _Fit:
 
         from counterpoint.data import loader
         from counterpoint.experiments import training
+        from counterpoint.pairwise import synchronize_batchnorm
 
         a = self.a
         size = batch_size(a["batch_size"], len(self.train))
@@ -241,6 +242,8 @@ class _Fit:
             sync_batchnorm=torch.cuda.is_available(),
             default_root_dir=self.folder,
         )
+        if trainer.world_size > 1 and not torch.cuda.is_available():  # torch's own needs CUDA
+            synchronize_batchnorm(self.method)
         if trainer.is_global_zero:
             checkpointer.path.parent.mkdir(exist_ok=True)
         started = time.monotonic()
