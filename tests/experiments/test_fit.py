@@ -214,6 +214,13 @@ def test_divergence_is_an_error_not_a_nan(tmp_path):
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
 
 
+@pytest.mark.parametrize("method", ["simclr", "moco", "barlow"])
+def test_bfloat16_trains(tmp_path, method):
+    run = cp.fit("digits", method, out=str(tmp_path / "run"), precision="bf16-mixed", **{**BARE, "monitor": 1})
+    assert run.metrics[-1]["loss"] < run.metrics[0]["loss"]
+    assert all(value.dtype != torch.bfloat16 for value in weights(run.folder).values())
+
+
 def test_vectors_without_labels(tmp_path):
     x = np.random.default_rng(0).normal(size=(120, 6)).astype(np.float32)
     run = cp.fit(x, out=str(tmp_path / "run"), **{**QUICK, "limit": None})
@@ -223,7 +230,7 @@ def test_vectors_without_labels(tmp_path):
 
 
 def test_hidden_labels_are_hidden_from_the_method_only(tmp_path):
-    from counterpoint.experiments.fit import load_data
+    from counterpoint.experiments.fitting import load_data
 
     arguments = {**QUICK, "method": "supervised", "labels_per_class": 2, "split_seed": 0, "val": 0.15, "test": 0.2}
     arguments |= dict.fromkeys(("labels", "image", "features", "image_size", "root"))
@@ -259,6 +266,7 @@ def test_bad_arguments_are_named(tmp_path, arguments, message):
         given["limit"] = None
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         cp.fit(**given)
+    assert arguments.get("method") != "simclrr" or not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -41,7 +41,8 @@ def _reopen(config: dict[str, Any], dataset: Dataset | None = None) -> tuple[Dat
     """The data of a config, and its views; what a config leaves out is as :func:`fit` has it."""
     import inspect
 
-    from counterpoint.experiments.fit import fit, load_data
+    from counterpoint.experiments.fit import fit
+    from counterpoint.experiments.fitting import load_data
     from counterpoint.views import resolve
 
     config = {name: p.default for name, p in inspect.signature(fit).parameters.items()} | config

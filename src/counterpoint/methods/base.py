@@ -147,7 +147,8 @@ class Method(lightning.LightningModule):
             raise ValueError("views: this method was made without views, so batches must carry batch['views']")
         for modality in ("image", "vector"):
             if modality in batch:
-                return self.views(batch[modality])
+                with torch.autocast(self.device.type, enabled=False):  # views are pixels, not activations
+                    return self.views(batch[modality])
         raise ValueError(f"batch: expected one of the keys 'image', 'vector', 'views', got {sorted(batch)}")
 
     def configure_optimizers(self) -> Any:

@@ -72,6 +72,6 @@ def _baselines(rows: Sequence[LeaderboardRow]) -> str:
     if as_good:
         verb = "is" if len(as_good) == 1 else "are"
         noun = "a baseline" if len(as_good) == 1 else "baselines"
-        return f"Mind that {listed(as_good)} {verb} {noun}: on this data training has not paid off yet."
+        return f"Mind that {listed(as_good)} {verb} {noun}: no method does measurably better on these data."
     strongest = next((row for row in rows if row.baseline and known(row.mean)), None)
     return f"The strongest baseline, {strongest.name}, reaches {number(strongest.mean)}." if strongest else ""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from counterpoint import papers
-from counterpoint.experiments.fit import _plain, fit
+from counterpoint.experiments.fit import fit, plain
 
 ARMS = ("method", "baseline")
 SEEDS = (0, 1, 2, 3, 4)
@@ -200,7 +200,7 @@ def _described(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_described(item) for item in value]
     if not callable(value) or hasattr(value, "to_config"):
-        return _plain(value)
+        return plain(value)
     name = f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', type(value).__name__)}"
     try:
         code = textwrap.dedent(inspect.getsource(value))

@@ -1,0 +1,370 @@
+"""What must hold for every objective on any embeddings: symmetries, gradients, limits, and where one is another."""
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import normalize
+
+from counterpoint.objectives import BarlowTwins, InfoNCE, NegativeCosine, NTXent, SupCon, VICReg
+
+
+def bank(z):
+    """Seven negatives that depend on the dimension alone, and that every type holds exactly."""
+    return torch.randn(7, z.shape[-1], generator=torch.Generator().manual_seed(3)).bfloat16().to(z.dtype)
+
+
+def classes(items):
+    """Labels with repetitions, and two unlabelled items where there is room."""
+    return torch.arange(items) * 5 % 3 if items < 5 else torch.tensor([-1, -1, *(i % 3 for i in range(items - 2))])
+
+
+@dataclass(frozen=True)
+class Case:
+    """An objective as a function of two views, and what the paper's formula says about it."""
+
+    kind: Callable[..., Any]
+    call: Callable[..., torch.Tensor]  # (objective, z1, z2, labels) -> loss
+    cosine: bool = True  # only directions count
+    swap: bool = True  # the views are interchangeable
+    terms: int | None = None  # a mean of so many terms an item
+
+    def __call__(self, z1, z2, labels=None, **options):
+        return self.call(self.kind(**options), z1, z2, classes(len(z1)) if labels is None else labels)
+
+
+CASES = {
+    "NTXent": Case(NTXent, lambda loss, a, b, y: loss(a, b), terms=2),
+    "SupCon": Case(SupCon, lambda loss, a, b, y: loss(torch.stack([a, b]), y), terms=2),
+    "SupCon first": Case(
+        lambda **k: SupCon(anchors="first", **k),
+        lambda loss, a, b, y: loss(torch.stack([a, b]), y),
+        swap=False,
+        terms=1,
+    ),
+    "SupCon unlabelled": Case(SupCon, lambda loss, a, b, y: loss(torch.stack([a, b])), terms=2),
+    "InfoNCE": Case(InfoNCE, lambda loss, a, b, y: loss(a, b, bank(a)), swap=False, terms=1),
+    "InfoNCE decoupled": Case(
+        lambda **k: InfoNCE(positive_in_denominator=False, **k),
+        lambda loss, a, b, y: loss(a, b, bank(a)),
+        swap=False,
+        terms=1,
+    ),
+    "NegativeCosine": Case(NegativeCosine, lambda loss, a, b, y: loss(a, b), terms=1),
+    "BarlowTwins": Case(BarlowTwins, lambda loss, a, b, y: loss(a, b), cosine=False),
+    "VICReg": Case(VICReg, lambda loss, a, b, y: loss(a, b), cosine=False),
+}
+every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+cosines = pytest.mark.parametrize(
+    "case", [c for c in CASES.values() if c.cosine], ids=[n for n in CASES if CASES[n].cosine]
+)
+means = pytest.mark.parametrize(
+    "case", [c for c in CASES.values() if c.terms], ids=[n for n in CASES if CASES[n].terms]
+)
+quick = settings(max_examples=15, deadline=None, derandomize=True)
+
+
+@st.composite
+def views(draw, smallest=2):
+    """Two views (B, D), float64, related as views are."""
+    items, dim = draw(st.integers(smallest, 9)), draw(st.integers(1, 6))
+    made = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    z = torch.randn(items, dim, generator=made, dtype=torch.float64)
+    return z, z + draw(st.sampled_from([0.1, 1.0])) * torch.randn(items, dim, generator=made, dtype=torch.float64)
+
+
+@every
+@quick
+@given(views(), st.integers(0, 2**31))
+def test_order_of_the_items_does_not_matter(case, pair, seed):
+    z1, z2 = pair
+    order = torch.randperm(len(z1), generator=torch.Generator().manual_seed(seed))
+    labels = classes(len(z1))
+    torch.testing.assert_close(case(z1[order], z2[order], labels[order]), case(z1, z2, labels))
+
+
+@every
+@quick
+@given(views())
+def test_views_can_be_swapped(case, pair):
+    z1, z2 = pair
+    if case.swap:
+        torch.testing.assert_close(case(z2, z1), case(z1, z2))
+    elif len(z1) > 2 and z1.shape[1] > 1:
+        assert not torch.isclose(case(z2, z1), case(z1, z2), rtol=1e-9)
+
+
+@cosines
+@quick
+@given(views(), st.integers(-200, 200))
+def test_lengths_do_not_matter_to_cosines(case, pair, exponent):
+    z1, z2 = pair
+    lengths = torch.logspace(-3, 3, len(z1), dtype=torch.float64)[:, None] * 10.0**exponent
+    torch.testing.assert_close(case(z1 * lengths, z2 * lengths.flip(0)), case(z1, z2))
+
+
+@every
+@quick
+@given(views(smallest=3), st.integers(0, 2**31))
+def test_rotation(case, pair, seed):
+    z1, z2 = pair
+    made = torch.Generator().manual_seed(seed)
+    dim = z1.shape[1]
+    rotation = torch.linalg.qr(torch.randn(dim, dim, generator=made, dtype=torch.float64))[0]
+    rotated = case.kind(), z1 @ rotation, z2 @ rotation, classes(len(z1))
+    if isinstance(case.kind(), InfoNCE):  # its bank has to turn as well
+        torch.testing.assert_close(rotated[0](*rotated[1:3], bank(z1) @ rotation), case(z1, z2))
+    elif case.cosine:
+        torch.testing.assert_close(case.call(*rotated), case(z1, z2))
+    elif dim > 1:
+        assert not torch.isclose(case.call(*rotated), case(z1, z2), rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [BarlowTwins, VICReg])
+@quick
+@given(views(), st.floats(-100, 100))
+def test_decorrelating_losses_see_neither_the_place_nor_the_order_and_sign_of_dimensions(kind, pair, shift):
+    z1, z2 = pair
+    flip = torch.ones(z1.shape[1], dtype=torch.float64)
+    flip[::2] = -1
+    expected = kind()(z1, z2)
+    torch.testing.assert_close(kind()(z1 + shift, z2 + shift), expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(kind()((z1 * flip).flip(1), (z2 * flip).flip(1)), expected)
+
+
+@quick
+@given(views(), st.integers(-6, 30))
+def test_barlow_twins_does_not_see_the_scale_of_a_dimension(pair, exponent):
+    z1, z2 = pair
+    scale = torch.logspace(0, 1, z1.shape[1], dtype=torch.float64) * 10.0**exponent
+    loss = BarlowTwins(eps=1e-30)
+    torch.testing.assert_close(loss(z1 * scale, z2), loss(z1, z2), rtol=1e-6, atol=1e-9)
+
+
+@every
+@quick
+@given(views())
+def test_gradients_equal_finite_differences(case, pair):
+    z1, z2 = (z.requires_grad_() for z in pair)
+    if case.kind is NegativeCosine:  # constant in its second argument by design
+        assert torch.autograd.gradcheck(lambda a: case(a, z2), (z1,), atol=1e-4)
+    else:
+        assert torch.autograd.gradcheck(lambda a, b: case(a, b), (z1, z2), atol=1e-4)
+
+
+def test_gradients_of_the_bank_equal_finite_differences():
+    z = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    negatives = bank(z).requires_grad_()
+    assert torch.autograd.gradcheck(lambda n: InfoNCE()(z, z.flip(0), n), (negatives,))
+
+
+def test_targets_are_held_constant():
+    p, z = (torch.randn(4, 3, requires_grad=True) for _ in range(2))
+    NegativeCosine()(p, z).backward()
+    assert p.grad is not None
+    assert z.grad is None
+
+
+@quick
+@given(views(), st.sampled_from([0.05, 0.5, 5.0]))
+def test_supcon_whose_classes_are_the_items_is_ntxent(pair, temperature):
+    z1, z2 = pair
+    expected = NTXent(temperature, reduction="none")(z1, z2)
+    stacked, loss = torch.stack([z1, z2]), SupCon(temperature, reduction="none")
+    torch.testing.assert_close(loss(stacked), expected)
+    torch.testing.assert_close(loss(stacked, torch.arange(len(z1)).flip(0) * 7), expected)
+    torch.testing.assert_close(loss(stacked, torch.full((len(z1),), -1)), expected)
+
+
+@quick
+@given(views())
+def test_info_nce_against_the_rest_of_the_batch_is_ntxent(pair):
+    z1, z2 = pair
+    items, z = len(z1), torch.cat(pair)
+    terms = []
+    for i in range(2 * items):
+        partner = (i + items) % (2 * items)
+        rest = [j for j in range(2 * items) if j not in (i, partner)]
+        terms.append(InfoNCE(0.5)(z[i : i + 1], z[partner : partner + 1], z[rest]))
+    torch.testing.assert_close(torch.stack(terms), NTXent(0.5, reduction="none")(z1, z2))
+
+
+def written_out(z, labels, temperature, base, anchors, empty):
+    """The equation of the SupCon paper, pair by pair."""
+    keys, y = normalize(z, dim=-1).reshape(-1, z.shape[-1]), labels.repeat(len(z)).tolist()
+    y = [("own", i % z.shape[1]) if label < 0 else label for i, label in enumerate(y)]
+    terms = []
+    for i in range(z.shape[1] if anchors == "first" else len(keys)):
+        others = [j for j in range(len(keys)) if j != i]
+        partition = math.log(sum(math.exp(float(keys[i] @ keys[j]) / temperature) for j in others))
+        positives = [j for j in others if y[j] == y[i]]
+        if positives:
+            logs = [float(keys[i] @ keys[j]) / temperature - partition for j in positives]
+            terms.append(-temperature / base * sum(logs) / len(logs))
+        elif empty == "zero":
+            terms.append(0.0)
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("empty", ["skip", "zero"])
+@pytest.mark.parametrize("anchors", ["all", "first"])
+@pytest.mark.parametrize("n_views", [1, 2, 3])
+def test_supcon_equals_the_papers_equation(n_views, anchors, empty):
+    z = torch.randn(n_views, 7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([4, 0, -1, 4, 9, -1, 0])
+    loss = SupCon(0.3, 0.07, anchors=anchors, empty=empty)(z, labels)
+    assert loss.item() == pytest.approx(written_out(z, labels, 0.3, 0.07, anchors, empty), rel=1e-12)
+
+
+def test_supcon_of_one_view_needs_no_axis_for_it():
+    z, labels = torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 1, 0])
+    assert SupCon()(z, labels) == SupCon()(z[None], labels)
+
+
+def test_anchors_without_a_positive():
+    z = torch.randn(1, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 0, 1, -1, -1])
+    skip, zero = (SupCon(empty=empty)(z, labels) for empty in ("skip", "zero"))
+    torch.testing.assert_close(skip * 2 / 5, zero)
+    assert (SupCon(reduction="none")(z, labels)[2:] == 0).all()
+    with pytest.raises(ValueError, match="labels: 3 of 5 anchors have no positive"):
+        SupCon(empty="error")(z, labels)
+    for empty in ("skip", "zero", "error"):
+        with pytest.raises(ValueError, match="labels: 5 of 5 anchors have no positive"):
+            SupCon(empty=empty)(z, torch.arange(5))
+
+
+@pytest.mark.parametrize("items", [2, 5, 300])
+def test_equal_embeddings_cost_the_logarithm_of_the_choices(items):
+    z = torch.ones(items, 4, dtype=torch.float64) * torch.tensor([1.0, -2, 3, 0.5])
+    for temperature in (0.01, 1.0):
+        assert NTXent(temperature)(z, z).item() == pytest.approx(math.log(2 * items - 1))
+        assert SupCon(temperature)(torch.stack([z, z, z]), classes(items)).item() == pytest.approx(
+            math.log(3 * items - 1)
+        )
+        assert InfoNCE(temperature)(z, z, z).item() == pytest.approx(math.log(1 + items))
+        assert InfoNCE(temperature, positive_in_denominator=False)(z, z, z).item() == pytest.approx(math.log(items))
+    assert NegativeCosine()(z, z).item() == pytest.approx(-1)
+    assert NegativeCosine()(z, -z).item() == pytest.approx(1)
+    assert BarlowTwins()(z, z).item() == pytest.approx(4)  # no correlation at all
+    assert VICReg()(z, z).item() == pytest.approx(25 * (1 - math.sqrt(1e-4)))
+
+
+@quick
+@given(views())
+def test_a_high_temperature_makes_all_choices_equal(pair):
+    items = len(pair[0])
+    assert NTXent(1e6)(*pair).item() == pytest.approx(math.log(2 * items - 1), abs=1e-5)
+    assert SupCon(1e6)(torch.stack(pair)).item() == pytest.approx(math.log(2 * items - 1), abs=1e-5)
+    assert InfoNCE(1e6)(*pair, bank(pair[0])).item() == pytest.approx(math.log(8), abs=1e-5)
+
+
+def test_a_low_temperature_leaves_the_nearest():
+    """As the temperature falls, the loss times it becomes the lead of the best over the positive."""
+    z1 = normalize(torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)), dim=1)
+    z2 = -z1
+    z = torch.cat([z1, z2])
+    scores = (z @ z.T).fill_diagonal_(-2)
+    assert 1e-4 * NTXent(1e-4)(z1, z2).item() == pytest.approx((scores.amax(1) + 1).mean().item(), abs=1e-3)
+
+
+def test_decorrelated_and_equal_views_cost_nothing():
+    signs = torch.tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64)
+    assert BarlowTwins(eps=0)(signs * 5, signs).item() == pytest.approx(0, abs=1e-12)
+    assert VICReg()(signs, signs).item() == pytest.approx(0, abs=1e-12)
+    assert VICReg()(signs[:, [0, 1, 1]], signs[:, [0, 1, 1]]).item() == pytest.approx(2 / 3 * 2 * (4 / 3) ** 2)
+
+
+@means
+@quick
+@given(views())
+def test_reductions(case, pair):
+    terms = case(*pair, reduction="none")
+    assert terms.shape == (case.terms * len(pair[0]),)
+    torch.testing.assert_close(case(*pair, reduction="sum"), terms.sum())
+    if not (terms == 0).any():
+        torch.testing.assert_close(case(*pair), terms.mean())
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_other_types_are_computed_in_float32(case, dtype):
+    made = torch.Generator().manual_seed(0)
+    z1, z2 = (torch.randn(64, 8, generator=made).to(dtype).requires_grad_() for _ in range(2))
+    loss = case(z1, z2)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert z1.grad.dtype == dtype
+    assert torch.isfinite(z1.grad).all()
+    exact = case(z1.detach().double(), z2.detach().double())
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+EXTREMES = {
+    "zero rows": lambda z: z * torch.tensor([0.0, 1, 0, 1, 1, 1])[:, None],
+    "nothing but zeros": lambda z: z * 0,
+    "1e30": lambda z: z * 1e30,
+    "1e-30": lambda z: z * 1e-30,
+    "both": lambda z: z * torch.tensor([1e30, 1e-30, 1, 1e30, 1e-30, 1])[:, None],
+    "duplicates": lambda z: z[[0, 0, 0, 1, 1, 1]],
+    "one dimension": lambda z: z[:, :1],
+}
+
+
+@every
+@pytest.mark.parametrize("change", EXTREMES.values(), ids=EXTREMES)
+def test_finite_embeddings_give_finite_losses(case, change):
+    made = torch.Generator().manual_seed(0)
+    for temperature in (None, 0.01):  # 0.01 takes the other path of the engine
+        options = {"temperature": temperature} if temperature and "temperature" in vars(case.kind()) else {}
+        for second in (change, lambda z: z):
+            z1 = change(torch.randn(6, 4, generator=made)).requires_grad_()
+            z2 = second(torch.randn(6, 4, generator=made))[:, : z1.shape[1]].clone().requires_grad_()
+            loss = case(z1, z2, **options)
+            if isinstance(case.kind(), VICReg) and z1.abs().max() > 1e8:
+                assert not torch.isfinite(loss)  # the fourth power is beyond float32: never a finite, wrong figure
+                continue
+            loss.backward()
+            assert torch.isfinite(loss)
+            assert torch.isfinite(z1.grad).all()
+
+
+def test_large_embeddings_have_the_same_loss():
+    """1e30 is finite in float32, its square is not."""
+    made = torch.Generator().manual_seed(0)
+    z1, z2 = (torch.randn(6, 4, generator=made) for _ in range(2))
+    for case in CASES.values():
+        if case.kind is not VICReg:
+            torch.testing.assert_close(case(z1 * 1e30, z2 * 1e30), case(z1, z2), rtol=1e-4, atol=1e-5)
+
+
+def test_a_zero_row_has_a_gradient_of_ordinary_size():
+    z1, z2 = torch.zeros(4, 3, requires_grad=True), torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    NTXent()(z1, z2).backward()
+    assert z1.grad.abs().max() < 10
+
+
+MEMORY = """
+import resource, torch
+from counterpoint.objectives import NTXent, SupCon
+torch.set_num_threads(1)
+def run(items):
+    z = torch.randn(2, items, 32, requires_grad=True)
+    (NTXent()(z[0], z[1]) + SupCon(0.5)(z, torch.arange(items) % 10)).backward()
+run(400)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+run(8192)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_no_matrix_of_all_pairs_is_made():
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 100  # MiB, for 16,384 embeddings, whose matrix has 1024
