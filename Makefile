@@ -12,6 +12,7 @@ test: lint
 	$(BIN)/pytest
 
 test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ray]'
 	$(BIN)/pytest -m slow
 
 lint: $(VENV)/.installed-test
@@ -22,10 +23,11 @@ lint: $(VENV)/.installed-test
 claims: $(VENV)/.installed-test
 	for claim in claims/*.py; do $(BIN)/counterpoint claim $$(basename $$claim .py); done
 
-# beside the peers, one at a time, on an otherwise idle machine
+# beside the peers, one at a time, on an otherwise idle machine; DATA=test.parquet of 32x32 images
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
-	for bench in views neighbours fit startup; do $(BIN)/python benchmarks/$$bench.py; done
+	for bench in views fit; do $(BIN)/python benchmarks/$$bench.py $(if $(DATA),--data $(DATA)); done
+	for bench in neighbours startup; do $(BIN)/python benchmarks/$$bench.py; done
 
 # record which papers have passing tests, for `counterpoint papers`
 evidence: $(VENV)/.installed-test

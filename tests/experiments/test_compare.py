@@ -146,6 +146,7 @@ def test_killed_workers_do_not_live_on(tmp_path):
     assert not os.path.exists(f"/proc/{worker}")
 
 
+@pytest.mark.slow
 def test_on_ray(tmp_path):
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)

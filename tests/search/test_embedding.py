@@ -202,6 +202,7 @@ def test_digest_tells_of_other_data_and_weights(run, vectors, tmp_path):
     assert made_from(path).split("-")[0] != first.split("-")[0]
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_file(run, vectors, tmp_path):
     ray = pytest.importorskip("ray")
     local = cp.embed(vectors, run, str(tmp_path / "a.parquet"), batch_size=300, progress=False)
