@@ -53,10 +53,10 @@ def test_trains_in_a_loop_of_the_users_own(name, digits):
     assert method.project(digits["image"][:5].float() / 255).isfinite().all()
 
 
-@pytest.mark.parametrize("name", LEARNING)
-def test_fits_digits(name, tmp_path, request):
-    if name in KEYS:
-        request.applymarker(pytest.mark.paper(KEYS[name], "trains"))
+@pytest.mark.parametrize(
+    "name", ["supervised", *(pytest.param(name, marks=pytest.mark.paper(key, "trains")) for name, key in KEYS.items())]
+)
+def test_fits_digits(name, tmp_path):
     run = cp.fit(
         "digits", name, out=str(tmp_path / "run"), epochs=8, limit=600, batch_size=64, monitor=0, progress=False,
         report=False, threads=1,
