@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(_COMMANDS)}"
         print(f"counterpoint: no command {words[0]!r}{hint}", file=sys.stderr)
         return 2
+    sys.path.append(os.getcwd())  # so that --method module:Class finds a file of the user's own
     try:
         return _run(words[0], words[1:])
     except KeyboardInterrupt as stop:

@@ -37,4 +37,6 @@ class Supervised(Method):
     def loss(self, views: Sequence[Tensor], batch: dict[str, Any]) -> Tensor:
         labels = labels_of(batch)
         logits = self.classifier(torch.cat(list(self.embed_together(views))))
-        return nn.functional.cross_entropy(logits.float(), labels.repeat(len(views)), ignore_index=-1)
+        labels = labels.repeat(len(views))
+        total = nn.functional.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
+        return total / (labels >= 0).sum().clamp(min=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from counterpoint.encoders import EMA, Encoder, mlp_head
@@ -26,8 +27,8 @@ class MoCo(Method):
             :func:`counterpoint.fit` takes the same share of the data, a twelfth.
         dim: D of the projection, 128; its hidden layer is as wide as the features (version 2).
 
-    In the first step the queue is empty and the batch's own keys stand in for it (the official code fills it with
-    random vectors). Keys are pushed after the loss, so that no query meets its own key there.
+    The queue starts with random unit vectors, as in the official code. Keys are pushed after the loss, so that no query
+    meets its own key there.
 
     Reference: arXiv 2003.04297 and 1911.05722.
     """
@@ -46,6 +47,7 @@ class MoCo(Method):
         self.projector = mlp_head(encoder.features, encoder.features, dim)
         self.teacher = EMA(nn.Sequential(encoder, self.projector))
         self.queue = Queue(queue_size, dim)
+        self.queue.push(normalize(torch.randn(queue_size, dim)))
         self.objective = InfoNCE(temperature)
         self.momentum = momentum
 
@@ -55,11 +57,8 @@ class MoCo(Method):
 
     def loss(self, views: Sequence[Tensor], batch: dict[str, Any]) -> Tensor:
         queries, keys = self.project(views[0]), normalize(self.teacher(views[1]).float())
-        every = gather(keys)
-        if not int(self.queue.filled):
-            self.queue.push(every.roll(1, 0))
         loss = self.objective(queries, keys, self.queue())
-        self.queue.push(every)
+        self.queue.push(gather(keys))
         return loss
 
     def after_step(self) -> None:
