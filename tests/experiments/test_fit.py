@@ -66,6 +66,15 @@ def test_scores_are_those_of_the_saved_encoder(run):
     assert run.scores["knn"] == pytest.approx(run.evaluation.items["knn"].mean())
 
 
+def test_the_projection_can_be_scored_instead(run, tmp_path):
+    other = cp.fit("digits", out=str(tmp_path / "run"), **{**QUICK, "epochs": 4}, monitor=0, layer="projection")
+    assert same(weights(run.folder), weights(other.folder))  # scoring changes nothing
+    spectrum = {one: one.embeddings["projections"].shape[1] for one in (run, other)}
+    assert spectrum[run] == spectrum[other]
+    assert other.scores["effective_rank"] != run.scores["effective_rank"]
+    assert 0.3 < other.scores["knn"] <= 1
+
+
 def test_the_report_names_the_run_and_loads_nothing(run):
     page = (run.folder / "report.html").read_text()
     assert "simclr" in page
@@ -255,6 +264,7 @@ def test_hidden_labels_are_hidden_from_the_method_only(tmp_path):
         ({"batch_size": 1}, "at least 2"),
         ({"encoder": "resnet81"}, "did you mean resnet18"),
         ({"views": "simcrl"}, "simclr"),
+        ({"layer": "head"}, "layer: expected 'features' or 'projection'"),
         ({"views": "swav"}, "contrasts 2 views, and there are"),
         ({"lr": -1}, "lr"),
         ({"optimizer": "adam"}, "'adamw' or 'sgd'"),

@@ -133,3 +133,13 @@ def test_oblong_images_get_crops_of_their_own_proportions():
 def test_specifications_that_mean_nothing_are_refused(spec, modality, shape, message):
     with pytest.raises(ValueError, match=message):
         resolve(spec, modality, shape)
+
+
+def test_count_repeats_the_pipelines_in_turn():
+    four = resolve({"byol": {"count": 4}}, modality="image", shape=(3, 48, 48))
+    two = resolve("byol", modality="image", shape=(3, 48, 48))
+    assert four.pipelines == two.pipelines * 2
+    assert resolve({"auto": {"count": 3}}, modality="image", shape=(1, 8, 8)).n == 3
+    for count in (0, 1.5, True):
+        with pytest.raises(ValueError, match="count of at least 1"):
+            resolve({"simclr": {"count": count}}, modality="image", shape=(3, 48, 48))

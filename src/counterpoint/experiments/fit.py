@@ -54,6 +54,7 @@ def fit(
     monitor: int = 10,
     checkpoint_seconds: float = 30.0,
     evaluate: bool = True,
+    layer: str = "features",
     report: bool = True,
     resume: bool = False,
     overwrite: bool = False,
@@ -101,6 +102,8 @@ def fit(
         monitor: how many times during training to look at similarities, collapse and kNN accuracy.
         checkpoint_seconds: time between checkpoints.
         evaluate: score the encoder when it is trained.
+        layer: what is scored: features, the encoder's output that is saved and used; or projection, the head's output
+            on which the loss acts.
         report: write report.html.
         resume: go on with the run in ``out`` where it was killed.
         overwrite: delete what is in ``out`` first.
@@ -118,6 +121,8 @@ def fit(
     folder = Path(out or f"runs/{word(data)}-{method if isinstance(method, str) else method.__name__}-seed{seed}")
     config = {"data": describe(data), **{k: plain(v) for k, v in arguments.items() if k not in _TRANSIENT}}
     get(method)  # before anything is written
+    if layer not in ("features", "projection"):
+        raise ValueError(f"layer: expected 'features' or 'projection', got {layer!r}")
     with _claimed(folder):
         done = _prepare(folder, config, resume, overwrite)
         if done is not None:

@@ -181,7 +181,8 @@ class Fit:
     def _finish(self, seconds: float) -> None:
         self._save_encoder()
         if self.a["evaluate"]:
-            evaluation = evaluate_encoder(self.method, self.dataset, self.splits, self.folder, self.a["seed"])
+            layer, seed = self.a["layer"], self.a["seed"]
+            evaluation = evaluate_encoder(self.method, self.dataset, self.splits, self.folder, seed, layer)
             evaluation.notes.extend(self.notes)
             evaluation.save(self.folder)
         self.result.set_state("finished", seconds=round(seconds, 3), skipped=self.dataset.skipped, notes=self.notes)
@@ -280,6 +281,8 @@ def method_options(
     chosen = kind.defaults_for(items)
     if "classes" in known and dataset.classes is not None:
         chosen["classes"] = len(dataset.classes)
+    if "items" in known:
+        chosen["items"] = len(dataset)  # state per item is found by its index in the data set
     return kind, {**chosen, **(options or {})}
 
 
@@ -310,8 +313,10 @@ def embed_items(module: Any, dataset: Dataset, indices: np.ndarray, batch: int =
     return torch.cat(features), torch.cat(projections)
 
 
-def evaluate_encoder(method: Method, dataset: Dataset, splits: Splits, folder: Path, seed: int) -> Any:
-    """Score the frozen encoder's features and keep the test part's embeddings for the report."""
+def evaluate_encoder(
+    method: Method, dataset: Dataset, splits: Splits, folder: Path, seed: int, layer: str = "features"
+) -> Any:
+    """Score a layer of the frozen model, features or projection; keep the test part's embeddings for the report."""
     import torch
 
     from counterpoint.evaluation import Embeddings, evaluate
@@ -321,7 +326,8 @@ def evaluate_encoder(method: Method, dataset: Dataset, splits: Splits, folder: P
     for part in ("train", "val", "test"):
         indices = getattr(splits, part)
         features, projections = embed_items(method, dataset, indices)
-        sets[part] = Embeddings(features.numpy(), None if labels is None else labels[indices])
+        scored = features if layer == "features" else projections
+        sets[part] = Embeddings(scored.numpy(), None if labels is None else labels[indices])
         kept = {"features": features.numpy(), "projections": projections.numpy(), "index": indices}
     if labels is not None:
         kept["labels"] = labels[splits.test]
@@ -330,7 +336,8 @@ def evaluate_encoder(method: Method, dataset: Dataset, splits: Splits, folder: P
         torch.manual_seed(seed)
         x = dataset[splits.test[:2048]][dataset.modality].to(method.device)
         assert method.views is not None
-        pairs = [method.eval().encoder(view).float().cpu().numpy() for view in list(method.views(x))[:2]]
+        look: Any = method.eval().encoder if layer == "features" else method.eval().project
+        pairs: Any = [look(view).float().cpu().numpy() for view in list(method.views(x))[:2]]
     return evaluate(sets["train"], sets["val"], sets["test"], seed=seed, pairs=tuple(pairs))
 
 

@@ -151,7 +151,8 @@ def resolve(
             - ``"auto"``: for images "simclr", or "digits" where they are grey or at most 16 pixels small; "scarf" for
               vectors;
             - a name of :func:`names`;
-            - a name with parameters, ``{"simclr": {"strength": 0.5}}``;
+            - a name with parameters, ``{"simclr": {"strength": 0.5}}``; ``count`` asks for so many views, the name's
+              pipelines taken in turn: ``{"simclr": {"count": 4}}``;
             - a list of transforms, ``[{"HorizontalFlip": {"p": 0.5}}, ...]``: two views by the same pipeline;
             - a list of such lists, one per view, as :meth:`Views.to_config` writes it;
             - :class:`Views`, returned as they are.
@@ -179,6 +180,7 @@ def _views(spec: Any, modality: str, shape: Sequence[int], size: Size | None) ->
         return _named(_automatic(modality, shape) if spec == "auto" else spec, {}, modality, shape, size)
     if isinstance(spec, Mapping) and len(spec) == 1:
         [(name, parameters)] = spec.items()
+        name = _automatic(modality, shape) if name == "auto" else name
         if name in TRANSFORMS:
             return Views([Pipeline.from_config([spec])] * 2)
         return _named(name, dict(parameters or {}), modality, shape, size)
@@ -208,8 +210,12 @@ def _named(name: str, parameters: dict[str, Any], modality: str, shape: Sequence
         place = {"size": _size(tuple(shape[1:]) if chosen is None else chosen), "channels": shape[0]}
     else:
         place = {}
+    count = parameters.pop("count", None)
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise ValueError(f"views: expected a count of at least 1, got {count!r}.")
     try:
-        return {**_NAMED[modality], **_ANY}[name](**place, **parameters)
+        made = {**_NAMED[modality], **_ANY}[name](**place, **parameters)
+        return made if count is None else Views(made.pipelines[i % made.n] for i in range(count))
     except TypeError as error:
         raise ValueError(f"views: {name} cannot take {parameters!r}: {error}.") from error
 
