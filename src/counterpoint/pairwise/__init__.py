@@ -10,6 +10,9 @@ exists once, without the matrix: :func:`log_partition` (rows) and :func:`log_par
 tiles that stay in cache, keep running sums, and recompute the tiles in the backward pass. When the two sides are the
 same rows, only half of the tiles is computed.
 
+What is no softmax - hinges, sigmoids, thresholds, weighted means - is a sum over pairs of some function of their score:
+:func:`pair_sum` walks over the same tiles with any function. :func:`nearest` finds each query's highest scores.
+
 Which pairs count is given by group numbers instead of a mask: ``exclude`` leaves out every pair whose two groups are
 equal - "all but myself" with ``arange``, "all but my class" with labels, "all but my own views" with item numbers.
 
@@ -20,5 +23,15 @@ equal - "all but myself" with ``arange``, "all but my class" with labels, "all b
 from counterpoint.pairwise.batchnorm import synchronize_batchnorm
 from counterpoint.pairwise.distributed import gather, gather_labels
 from counterpoint.pairwise.partition import log_partition, log_partitions
+from counterpoint.pairwise.ranking import nearest
+from counterpoint.pairwise.reduction import pair_sum
 
-__all__ = ["gather", "gather_labels", "log_partition", "log_partitions", "synchronize_batchnorm"]
+__all__ = [
+    "gather",
+    "gather_labels",
+    "log_partition",
+    "log_partitions",
+    "nearest",
+    "pair_sum",
+    "synchronize_batchnorm",
+]

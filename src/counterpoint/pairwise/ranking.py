@@ -1,0 +1,56 @@
+"""The keys that score highest with each query, in blocks: hard negatives, neighbours, thresholds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from counterpoint.pairwise.tiles import check_pairs, computing_dtype
+
+_BLOCK = 1 << 21  # scores at a time: 8 MB of float32
+
+
+@torch.no_grad()
+def nearest(
+    queries: Tensor,
+    keys: Tensor | None = None,
+    k: int = 10,
+    *,
+    exclude: Tensor | None = None,
+    exclude_keys: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The k largest inner products of each query with the keys that count, largest first.
+
+    Args:
+        queries: (N, D), any float type; bfloat16 and float16 are computed in float32.
+        keys: (M, D); ``None`` means the queries themselves.
+        k: how many, at least 1.
+        exclude, exclude_keys: as for :func:`~counterpoint.pairwise.log_partition`.
+
+    Returns:
+        scores (N, k) and the positions (N, k) of their keys. No gradient: recompute the chosen scores from the
+        positions where one is needed, ``(queries[:, None] * keys[index]).sum(-1)``.
+
+    Raises:
+        ValueError: on shapes that do not match, or where fewer than ``k`` keys are left for a query.
+    """
+    other = queries if keys is None else keys
+    check_pairs(queries, other, exclude, exclude_keys, None)
+    if not 1 <= k <= len(other):
+        raise ValueError(f"k: expected 1 to {len(other)}, the number of keys, got {k}")
+    exclude_keys = exclude if exclude_keys is None else exclude_keys
+    dtype = computing_dtype(queries, other)
+    columns, rows = other.to(dtype).T, max(1, _BLOCK // len(other))
+    scores, index = [], []
+    with torch.autocast(queries.device.type, enabled=False):
+        for start in range(0, len(queries), rows):
+            block = queries[start : start + rows].to(dtype) @ columns
+            if exclude is not None and exclude_keys is not None:
+                block.masked_fill_(exclude[start : start + rows, None] == exclude_keys, float("-inf"))
+            found = block.topk(k, dim=1)
+            if bool((found.values[:, -1] == float("-inf")).any()):
+                left = int((block > float("-inf")).sum(1).min())
+                raise ValueError(f"k: expected at most {left}, the keys that are left for some query, got {k}")
+            scores.append(found.values)
+            index.append(found.indices)
+    return torch.cat(scores), torch.cat(index)

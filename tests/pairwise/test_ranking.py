@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from counterpoint.pairwise import nearest
+
+
+def data(n=9, m=13, d=4):
+    made = torch.Generator().manual_seed(0)
+    return torch.randn(n, d, generator=made), torch.randn(m, d, generator=made)
+
+
+@pytest.mark.parametrize("block", [1, 30, 10_000])
+def test_those_of_the_matrix(block, monkeypatch):
+    monkeypatch.setattr("counterpoint.pairwise.ranking._BLOCK", block)
+    q, k = data()
+    groups, key_groups = torch.arange(9) % 4, torch.arange(13) % 5
+    scores = (q @ k.T).masked_fill(groups[:, None] == key_groups, float("-inf"))
+    values, index = nearest(q, k, 6, exclude=groups, exclude_keys=key_groups)
+    order = scores.argsort(1, descending=True)[:, :6]
+    assert torch.equal(index, order)
+    torch.testing.assert_close(values, scores.gather(1, order))
+
+
+def test_without_oneself():
+    q, _ = data()
+    q = torch.nn.functional.normalize(q, dim=1)
+    own = torch.arange(9)
+    assert torch.equal(nearest(q, k=1)[1][:, 0], own)
+    assert (nearest(q, k=8, exclude=own)[1] != own[:, None]).all()
+
+
+def test_there_is_no_gradient():
+    q, k = data()
+    assert not nearest(q.requires_grad_(), k, 2)[0].requires_grad
+
+
+def test_too_many():
+    q, k = data()
+    with pytest.raises(ValueError, match=r"^k: expected 1 to 13, the number of keys, got 14"):
+        nearest(q, k, 14)
+    with pytest.raises(ValueError, match=r"^k: expected 1 to 13"):
+        nearest(q, k, 0)
+    with pytest.raises(ValueError, match=r"^k: expected at most 8, the keys that are left for some query, got 9"):
+        nearest(q, k=9, exclude=torch.arange(9))
+    with pytest.raises(ValueError, match=r"^exclude_keys: needed"):
+        nearest(q, k, 3, exclude=torch.arange(9))
