@@ -219,23 +219,85 @@ def test_half_precision_is_computed_in_float32(dtype):
     torch.testing.assert_close(half.grad.double(), whole.grad, rtol=error, atol=error)
 
 
-def test_autocast_does_not_lower_the_precision():
-    x = torch.nn.functional.normalize(rows(60, 16)).float().requires_grad_()
-    plain = log_partition(x, scale=10.0, exclude=torch.arange(60))
-    (gradient,) = torch.autograd.grad(plain.sum(), x)
-    with torch.autocast("cpu", torch.bfloat16):
-        cast = log_partition(x, scale=10.0, exclude=torch.arange(60))
-        (cast_gradient,) = torch.autograd.grad(cast.sum(), x)
-    assert cast.dtype == torch.float32
-    torch.testing.assert_close(cast, plain, rtol=0, atol=0)
-    torch.testing.assert_close(cast_gradient, gradient, rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize("scale", [1.0, 5.0, 20.0])
+@pytest.mark.parametrize("own", [True, False])
+def test_bfloat16_tiles_are_within_the_stated_error(scale, own):
+    """Under autocast; at its worst where all vectors are alike, so that no roundings cancel."""
+    for spread in (1.0, 0.01):
+        x, y = (torch.nn.functional.normalize(1 + spread * rows(700, 16, k)).float().requires_grad_() for k in (1, 2))
+        keys = None if own else y
+        inputs = [x] if own else [x, y]
+        plain = log_partition(x, keys, scale=scale, exclude="self")
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = log_partition(x, keys, scale=scale, exclude="self")
+        assert cast.dtype == torch.float32
+        assert not torch.equal(cast, plain)
+        assert (cast - plain).abs().max() < scale * 2**-6 + 2**-7
+        if spread == 1.0:
+            for found, wanted in zip(*(torch.autograd.grad(r.sum(), inputs) for r in (cast, plain)), strict=True):
+                assert (found - wanted).norm() < (scale * 2**-6 + 2**-6) * wanted.norm()
 
 
-def test_second_derivative_is_refused():
-    x = rows(5, 3).requires_grad_()
-    (gradient,) = torch.autograd.grad(log_partition(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        gradient.sum().backward()
+def test_autocast_keeps_float32_where_bfloat16_would_not_do():
+    x = torch.nn.functional.normalize(rows(60, 16)).float()
+    for given, scale in ((x, 100.0), (x.double(), 10.0)):  # scores beyond the bound; float64
+        plain = log_partition(given, scale=scale, exclude="self")
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = log_partition(given, scale=scale, exclude="self", tile=30)
+        torch.testing.assert_close(cast, plain, rtol=1e-6, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):  # one tile is quicker than any conversion
+        assert torch.equal(log_partition(x, exclude="self"), log_partition(x, exclude="self", tile=60))
+    assert torch.equal(cast, log_partition(x.double(), scale=10.0, exclude="self", tile=30))
+
+
+@pytest.mark.parametrize("tile", [None, 3])
+def test_second_derivatives(tile):
+    q, k = rows(4, 3, 1).requires_grad_(), rows(5, 3, 2).requires_grad_()
+    scale, weights = torch.tensor(0.8, dtype=torch.float64).requires_grad_(), rows(1, 5, 3)[0].requires_grad_()
+    groups = torch.arange(4) % 2, torch.arange(5) % 3
+    check = torch.autograd.gradgradcheck
+    assert check(lambda q, s: log_partition(q, scale=s, exclude="self", tile=tile), (q, scale))
+    assert check(
+        lambda q, k, w: log_partition(
+            q, k, scale=0.7, exclude=groups[0], exclude_keys=groups[1], log_weights=w, tile=tile
+        ),
+        (q, k, weights),
+    )
+    assert check(lambda q, k: log_partitions(q, k, scale=1.3, tile=tile), (q, k))
+
+
+@pytest.mark.parametrize("tile", [None, 5])
+def test_self_is_one_group_a_row(tile):
+    q, k = rows(13, 4, 1).requires_grad_(), rows(13, 4, 2).requires_grad_()
+    own = torch.arange(13)
+    for inputs in ((q,), (q, k)):
+        words = log_partition(*inputs, exclude="self", tile=tile)
+        same(words, lse(dense(q, inputs[-1], 1.0, own, own)), list(inputs))
+
+
+def test_a_learned_scale_of_zero():
+    q, scale = rows(6, 3).requires_grad_(), torch.zeros((), dtype=torch.float64, requires_grad=True)
+    same(log_partition(q, scale=scale, exclude="self"), lse(dense(q, q, scale, torch.arange(6))), [q, scale])
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 100])
+@pytest.mark.parametrize("size", PATHS.values(), ids=PATHS)
+def test_kept_tiles_change_nothing(kept, size, monkeypatch):
+    """None, some or all of the tiles are there in the backward pass; the graph may be walked twice."""
+    monkeypatch.setattr("counterpoint.pairwise.partition._KEPT_BYTES", kept * 25 * 8)
+    q, k = rows(13, 4, 1, size=size).requires_grad_(), rows(17, 4, 2, size=size).requires_grad_()
+    both = torch.cat(log_partitions(q, k, scale=0.7, tile=5))
+    scores = dense(q, k, 0.7)
+    same(both, torch.cat([lse(scores), lse(scores, 0)]), [q, k])
+    own = log_partition(q, scale=0.7, exclude="self", tile=5)
+    same(own, lse(dense(q, q, 0.7, torch.arange(13))), [q])
+    same(own, lse(dense(q, q, 0.7, torch.arange(13))), [q])
+
+
+def test_keys_without_a_gradient():
+    q, k = rows(13, 4, 1).requires_grad_(), rows(17, 4, 2)
+    for tile in (None, 5):
+        same(log_partition(q, k, tile=tile), lse(dense(q, k)), [q])
 
 
 Q, K, LONG = torch.ones(4, 3), torch.ones(5, 3), torch.arange(5)
@@ -257,6 +319,9 @@ BAD = [
     ("log_weights", (Q, K), {"log_weights": torch.zeros(4)}),
     ("log_weights", (Q, K), {"log_weights": LONG}),
     ("tile", (Q, K), {"tile": 0}),
+    ("exclude", (Q, K), {"exclude": "self"}),
+    ("exclude", (Q,), {"exclude": "own"}),
+    ("exclude", (Q,), {"exclude": "self", "exclude_keys": LONG[:4]}),
 ]
 
 
@@ -280,13 +345,15 @@ def test_within_a_compiled_model():
 
 
 MEMORY = """
-import resource, torch
-from counterpoint.pairwise import log_partition, log_partitions
+import resource, sys, torch
+from counterpoint.pairwise import log_partition, log_partitions, pair_sum, partition
 torch.set_num_threads(1)
+partition._KEPT_BYTES = int(sys.argv[1]) << 20
 def run(n, m):
     x, y = (torch.nn.functional.normalize(torch.randn(rows, 32), dim=1).requires_grad_() for rows in (n, m))
-    log_partition(x, scale=2.0, exclude=torch.arange(n)).sum().backward()
+    log_partition(x, scale=2.0, exclude="self").sum().backward()
     sum(part.sum() for part in log_partitions(x, y, scale=100.0)).backward()
+    pair_sum(torch.sigmoid, x, y).sum().backward()
 run(600, 600)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 run(16384, 1024)
@@ -294,6 +361,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
-def test_memory_is_linear_in_the_rows():
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 50  # MiB; the matrices of scores would be 1024 and 64
+@pytest.mark.parametrize("kept", [0, 64])
+def test_memory_is_linear_in_the_rows_beside_what_is_kept(kept):
+    command = [sys.executable, "-c", MEMORY, str(kept)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < kept + 50  # MiB; the matrices of scores would be 1024 and 64

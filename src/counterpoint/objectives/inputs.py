@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -29,9 +32,11 @@ def embeddings(ndims: tuple[int, ...] = (2,), **named: Tensor) -> list[Tensor]:
             raise ValueError(f"{name}: expected {tuple(shape.shape)} as {first}, got {tuple(x.shape)}")
         if x.numel() == 0:
             raise ValueError(f"{name}: expected at least 1 row of at least 1 dimension, got {tuple(x.shape)}")
-        if not bool(torch.isfinite(x).all()):
+        x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+        # a finite sum has finite terms; only a sum that is not makes it necessary to look at each
+        if not math.isfinite(x.detach().sum()) and not bool(torch.isfinite(x).all()):
             raise ValueError(f"{name}: {int((~torch.isfinite(x)).sum())} of {x.numel()} values are NaN or infinite")
-        checked.append(x if x.dtype in (torch.float32, torch.float64) else x.float())
+        checked.append(x)
     return checked
 
 
@@ -45,11 +50,36 @@ def positive(**named: float) -> None:
 def normalize(x: Tensor) -> Tensor:
     """Unit vectors along the last dimension; zero vectors stay zero, and no finite length overflows.
 
-    Rows are divided by their largest entry first: without that, a row of 1e30 has an infinite length in float32. Then
-    all lengths are at least 1 but those of zero rows, whose gradient ``eps`` keeps from being divided by almost zero.
+    Where a square would overflow or vanish (a row of 1e30, or of 1e-30, in float32), rows are divided by their largest
+    entry first. Then all lengths are at least 1 but those of zero rows, whose gradient ``eps`` keeps from being divided
+    by almost zero.
     """
+    length = torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True)
+    low, high = length.aminmax()
+    limit = torch.finfo(x.dtype).max ** 0.25
+    if float(high) < limit and float(low) * limit > 1:
+        return _Normalize.apply(x, length)[0]  # type: ignore[no-any-return]
     largest = x.detach().abs().amax(dim=-1, keepdim=True)
     return torch.nn.functional.normalize(x / torch.where(largest > 0, largest, 1.0), dim=-1, eps=0.5)
+
+
+class _Normalize(torch.autograd.Function):
+    """``x / |x|`` in few operations; the length is an output too, so that the backward pass can be derived again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        z, length = x / length, length.clone()
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(z, length)
+        return z, length
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, grad_length: Tensor | None) -> tuple[Tensor | None, None]:
+        z, length = ctx.saved_tensors
+        total: Tensor | None = None if grad is None else (grad - z * (grad * z).sum(-1, keepdim=True)) / length
+        if grad_length is not None:
+            total = grad_length * z if total is None else total + grad_length * z
+        return total, None
 
 
 def known_reduction(reduction: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from counterpoint.objectives.inputs import embeddings, known_reduction, normalize, positive, reduce
+from counterpoint.objectives.inputs import embeddings, known_reduction, normalize, positive
 from counterpoint.pairwise import gather, log_partition
 
 
@@ -37,10 +37,15 @@ class NTXent(nn.Module):
         self.temperature, self.reduction = temperature, known_reduction(reduction)
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
-        z1, z2 = (gather(normalize(z)) for z in embeddings(z1=z1, z2=z2))
-        if len(z1) < 2:
+        z = normalize(torch.cat(embeddings(z1=z1, z2=z2)))
+        first, second = (gather(part) for part in z.split(len(z1)))
+        if len(first) < 2:
             raise ValueError("z1: expected at least 2 rows, since with 1 there are no negatives")
-        z = torch.cat([z1, z2])
-        attraction = (z1 * z2).sum(1) / self.temperature
-        partition = log_partition(z, scale=1 / self.temperature, exclude=torch.arange(len(z), device=z.device))
-        return reduce(partition - torch.cat([attraction, attraction]), self.reduction)
+        z = z if len(first) == len(z1) else torch.cat([first, second])
+        partition = log_partition(z, scale=1 / self.temperature, exclude="self")
+        if self.reduction == "none":
+            attraction = (first * second).sum(1) / self.temperature
+            return partition - torch.cat([attraction, attraction])
+        attraction = torch.dot(first.flatten(), second.flatten()) * (2 / self.temperature)
+        total = partition.sum() - attraction
+        return total / len(partition) if self.reduction == "mean" else total

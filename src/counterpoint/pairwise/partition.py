@@ -6,21 +6,41 @@ The gradient of ``sum_i g_i r_i + sum_j h_j c_j``, where ``r`` and ``c`` are the
 
 so one matrix product forward and, backward, one to recompute a tile and two to spend it. Where the rows are their own
 keys, ``s`` is symmetric: the upper half of the tiles serves both halves, and ``4 * N * N * D`` flops remain in all.
+The first tiles, up to a fixed budget of memory, are kept for the backward pass instead of being recomputed.
 
-Scores that cannot exceed a bound known from the norms (unit vectors at any usual temperature) are exponentiated
-directly, which saves the pass that looks for each row's maximum; larger ones take the running-maximum path.
+There are three ways through, chosen by what is given:
+
+* **One tile** holds all pairs of a small batch: no loop, the fewest operations, and nothing is recomputed.
+* **Direct**: scores that cannot exceed a bound known from the norms (unit vectors at any usual temperature) are
+  exponentiated as they are, once; the weights above are then products of that one exponential.
+* **Running maximum**: larger scores (a learned temperature of 1/100) are combined by log-sum-exp, tile after tile.
+
+Under ``torch.autocast`` to bfloat16 the direct way computes tiles in bfloat16 with sums in float32. Its partitions are
+then within ``scale * max|q| * max|k| * 2^-6 + 2^-7`` of the exact ones (two roundings of the inputs, one of the score
+and one of its exponential, each at most 2^-8). Elsewhere half precision is computed in float32.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from counterpoint.pairwise.tiles import (
+    Exclusion,
+    Groups,
+    check_pairs,
+    computing_dtype,
+    gradients_through,
+    tile_size,
+)
 
 # Without a maximum, exp(s) and sums of it over 2^31 pairs stay within the normal range of the type for |s| up to here.
-_DIRECT_BOUND = {torch.float32: 40.0, torch.float64: 300.0}
+_DIRECT_BOUND = {torch.float32: 60.0, torch.float64: 300.0}
+_KEPT_BYTES = 144 << 20  # of tiles kept for the backward pass: all those of 8,192 rows that are their own keys
+_INF = float("inf")
 
 
 def log_partition(
@@ -28,7 +48,7 @@ def log_partition(
     keys: Tensor | None = None,
     *,
     scale: float | Tensor = 1.0,
-    exclude: Tensor | None = None,
+    exclude: Groups = None,
     exclude_keys: Tensor | None = None,
     log_weights: Tensor | None = None,
     tile: int | None = None,
@@ -40,7 +60,8 @@ def log_partition(
         keys: (M, D); ``None`` means the queries themselves, which halves the work.
         scale: number, 0-d tensor, or (N,) for one scale a query (not with ``keys=None``); usually one over the
             temperature. May require a gradient.
-        exclude: (N,) integers; the pair (i, j) is left out when ``exclude[i] == exclude_keys[j]``.
+        exclude: ``"self"`` leaves out the pairs (i, i), which needs as many keys as queries. Or (N,) integers: the pair
+            (i, j) is left out when ``exclude[i] == exclude_keys[j]``.
         exclude_keys: (M,) integers; default ``exclude``, for keys that are the queries.
         log_weights: (M,) added to the scores of each key, e.g. ``log w_j``; ``-inf`` removes a key.
         tile: rows and columns of a tile, 1 or more; default by shape.
@@ -50,7 +71,8 @@ def log_partition(
 
     Raises:
         ValueError: on shapes that do not match, naming the argument.
-        RuntimeError: on a second derivative, which the recomputing backward does not provide.
+
+    Second derivatives (``create_graph=True``) build the whole matrix.
 
     Relations: :func:`log_partitions` also gives the partition of every key, in the same pass.
     """
@@ -62,7 +84,7 @@ def log_partitions(
     keys: Tensor,
     *,
     scale: float | Tensor = 1.0,
-    exclude: Tensor | None = None,
+    exclude: Groups = None,
     exclude_keys: Tensor | None = None,
     tile: int | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -71,232 +93,316 @@ def log_partitions(
     Arguments as for :func:`log_partition`. This is what a loss in two directions needs (CLIP): the tiles, which are
     the expensive part, are computed once for both.
     """
-    return _partitions(queries, keys, scale, exclude, exclude_keys, None, tile, columns=True)
+    rows, cols = _partitions(queries, keys, scale, exclude, exclude_keys, None, tile, columns=True)
+    assert cols is not None
+    return rows, cols
+
+
+class _Plan(NamedTuple):
+    """What is to be computed, apart from the tensors that carry gradients."""
+
+    scale: float
+    groups: Groups
+    key_groups: Tensor | None
+    columns: bool
+    tile: int
+    half: bool  # bfloat16 tiles where scores allow it
 
 
 def _partitions(
     queries: Tensor,
     keys: Tensor | None,
     scale: float | Tensor,
-    exclude: Tensor | None,
+    exclude: Groups,
     exclude_keys: Tensor | None,
     log_weights: Tensor | None,
     tile: int | None,
     columns: bool,
-) -> tuple[Tensor, Tensor]:
-    own = keys is None
+) -> tuple[Tensor, Tensor | None]:
     other = queries if keys is None else keys
-    _check(queries, other, scale, exclude, exclude_keys, log_weights, own)
-    if tile is not None and tile < 1:
-        raise ValueError(f"tile: expected at least 1, got {tile}")
-    dtype = torch.promote_types(queries.dtype, other.dtype)
-    dtype = dtype if dtype in _DIRECT_BOUND else torch.float32
-    scale = torch.as_tensor(scale, dtype=dtype, device=queries.device)
-    with torch.autocast(queries.device.type, enabled=False):
-        if own and log_weights is None and (exclude_keys is None or exclude_keys is exclude):
-            # s_ij = <sqrt(t) x_i, sqrt(t) x_j> keeps the symmetry that halves the work
-            left = right = queries.to(dtype) * scale.sqrt()
-        else:
-            left = queries.to(dtype) * (scale[:, None] if scale.ndim else scale)
-            right = other.to(dtype)
-        if exclude is not None and exclude_keys is None:
-            exclude_keys = exclude
-        if log_weights is not None:
-            log_weights = log_weights.to(dtype)
-        rows, cols = _Partition.apply(
-            left, None if left is right else right, log_weights, exclude, exclude_keys, columns, tile
-        )
-    return rows, cols
+    check_pairs(queries, other, exclude, exclude_keys, tile)
+    _check(queries, other, scale, log_weights, keys is None)
+    own = keys is None and log_weights is None and exclude_keys is None
+    if own and isinstance(scale, Tensor) and scale.requires_grad and float(scale.detach()) == 0:
+        own = False  # the symmetric way takes the root of a learned scale, which has no slope at 0
+    dtype = computing_dtype(queries, other)
+    if torch.is_autocast_enabled(queries.device.type):
+        half = torch.get_autocast_dtype(queries.device.type) == torch.bfloat16 and dtype == torch.float32
+        with torch.autocast(queries.device.type, enabled=False):
+            return _apply(queries, other, scale, exclude, exclude_keys, log_weights, tile, columns, own, dtype, half)
+    return _apply(queries, other, scale, exclude, exclude_keys, log_weights, tile, columns, own, dtype, half=False)
 
 
-def _check(
+def _apply(
     queries: Tensor,
     keys: Tensor,
     scale: float | Tensor,
-    exclude: Tensor | None,
+    exclude: Groups,
     exclude_keys: Tensor | None,
     log_weights: Tensor | None,
+    tile: int | None,
+    columns: bool,
     own: bool,
-) -> None:
-    for name, value in (("queries", queries), ("keys", keys)):
-        if value.ndim != 2 or not value.is_floating_point() or value.shape[0] == 0:
-            raise ValueError(f"{name}: expected (rows >= 1, D) floating point, got {tuple(value.shape)} {value.dtype}")
-    if queries.shape[1] != keys.shape[1]:
-        raise ValueError(f"keys: expected D = {queries.shape[1]} as in queries, got {keys.shape[1]}")
-    n, m = queries.shape[0], keys.shape[0]
+    dtype: torch.dtype,
+    half: bool,
+) -> tuple[Tensor, Tensor | None]:
+    left, right = queries.to(dtype), None if own else keys.to(dtype)
+    if isinstance(scale, Tensor):
+        scale = scale.to(left)
+        if scale.ndim or (scale.requires_grad and not own):
+            left, scale = left * (scale[:, None] if scale.ndim else scale), 1.0
+        elif scale.requires_grad:  # <sqrt(t) x_i, sqrt(t) x_j> keeps the symmetry that halves the work
+            left, scale = left * scale.sqrt(), 1.0
+    n, m = len(queries), len(keys)
+    size = tile or tile_size(n, m, left.shape[1], left.device)
+    if exclude_keys is None and isinstance(exclude, Tensor):
+        exclude_keys = exclude
+    plan = _Plan(float(scale), exclude, exclude_keys, columns, size, half)
+    way = _OneTile if n <= size and m <= size else _Tiled
+    return way.apply(plan, left, right, None if log_weights is None else log_weights.to(dtype))  # type: ignore[no-any-return]
+
+
+def _check(queries: Tensor, keys: Tensor, scale: float | Tensor, log_weights: Tensor | None, own: bool) -> None:
+    n, m = len(queries), len(keys)
     if isinstance(scale, Tensor) and scale.ndim and (own or scale.shape != (n,)):
         expected = "a number (one scale a row would break the symmetry; pass keys=queries)" if own else f"() or ({n},)"
         raise ValueError(f"scale: expected {expected}, got shape {tuple(scale.shape)}")
-    if own and float(torch.as_tensor(scale).detach()) < 0:
+    if own and not float(scale.detach() if isinstance(scale, Tensor) else scale) >= 0:
         raise ValueError("scale: negative; pass keys=queries for scores that repel")
-    per_row = (("exclude", exclude, n), ("exclude_keys", exclude_keys, m), ("log_weights", log_weights, m))
-    for name, groups, length in per_row:
-        if groups is not None and groups.shape != (length,):
-            raise ValueError(f"{name}: expected ({length},), got {tuple(groups.shape)}")
-        if groups is not None and groups.is_floating_point() != (name == "log_weights"):
-            kind = "floating point" if name == "log_weights" else "integers"
-            raise ValueError(f"{name}: expected {kind}, got {groups.dtype}")
-    if exclude is None and exclude_keys is not None:
-        raise ValueError("exclude_keys: given without exclude")
-    if exclude is not None and exclude_keys is None and n != m:
-        raise ValueError(f"exclude_keys: needed, since there are {n} queries and {m} keys")
+    if log_weights is not None and log_weights.shape != (m,):
+        raise ValueError(f"log_weights: expected ({m},), got {tuple(log_weights.shape)}")
+    if log_weights is not None and not log_weights.is_floating_point():
+        raise ValueError(f"log_weights: expected floating point, got {log_weights.dtype}")
 
 
-def _tile_size(n: int, m: int, d: int) -> int:
-    """Rows of a tile: the fastest of 256..2048 on two AVX-512 cores was 512 up to D = 256 and 1024 above."""
-    return min(max(n, m), 512 if d <= 256 else 1024)
+def _whole(plan: _Plan, left: Tensor, right: Tensor | None, log_weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The partitions from one matrix, by operations that autograd knows."""
+    scores = left @ (left if right is None else right).T * plan.scale
+    if log_weights is not None:
+        scores = scores + log_weights
+    mask = Exclusion(plan.groups, plan.key_groups, max(scores.shape)).mask(0, 0, scores)
+    if mask is not None:
+        scores = scores.masked_fill(mask, -_INF)
+
+    def over(dim: int) -> Tensor:
+        empty = (scores == -_INF).all(dim, keepdim=True)
+        return scores.masked_fill(empty, 0.0).logsumexp(dim).masked_fill(empty.squeeze(dim), -_INF)
+
+    return over(1), over(0) if plan.columns else None
+
+
+def _again(ctx: Any, inputs: tuple[Tensor | None, ...], grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """The backward pass when it is to be differentiated itself."""
+    found = gradients_through(partial(_whole, ctx.plan), inputs, grads, ctx.needs_input_grad[1:])
+    return None, *found
+
+
+class _OneTile(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, plan: _Plan, left: Tensor, right: Tensor | None, log_weights: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        scores = torch.mm(left, (left if right is None else right).T)
+        if plan.scale != 1.0:
+            scores.mul_(plan.scale)
+        if log_weights is not None:
+            scores.add_(log_weights)
+        if plan.groups is not None:
+            Exclusion(plan.groups, plan.key_groups, max(scores.shape)).fill(0, 0, scores)
+        cols, *by_column = _exponentials(scores, 0) if plan.columns else (None, None, None)
+        rows, *by_row = _exponentials(scores, 1)
+        ctx.plan = plan
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(left, right, log_weights, *by_row, *by_column)
+        return rows, cols
+
+    @staticmethod
+    def backward(ctx: Any, grad_rows: Tensor | None, grad_cols: Tensor | None) -> tuple[Tensor | None, ...]:
+        left, right, log_weights, *sides = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _again(ctx, (left, right, log_weights), (grad_rows, grad_cols))
+        weights = None
+        for dim, grad, exponentials, total in ((1, grad_rows, *sides[:2]), (0, grad_cols, *sides[2:])):
+            if grad is not None:
+                one = exponentials * (grad.unsqueeze(dim) / total)
+                weights = one if weights is None else weights.add_(one)
+        if weights is None:
+            return None, None, None, None
+        by_key = weights.sum(0) if log_weights is not None else None
+        if ctx.plan.scale != 1.0:
+            weights.mul_(ctx.plan.scale)
+        if right is None:
+            return None, (weights + weights.T).mm(left), None, None
+        return None, weights.mm(right), weights.T.mm(left) if ctx.needs_input_grad[2] else None, by_key
+
+
+def _exponentials(scores: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-sum-exp along ``dim``, the exponentials relative to its largest score, and their sum (never 0)."""
+    largest = scores.amax(dim, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)
+    exponentials = scores.sub(largest) if dim == 0 else scores.sub_(largest)
+    exponentials.exp_()
+    total = exponentials.sum(dim, keepdim=True)
+    partition = total.log().add_(largest).squeeze(dim)
+    return partition, exponentials, total.clamp_(min=torch.finfo(scores.dtype).tiny)
 
 
 class _Tiles:
-    """The tiles of a score matrix: each is computed into one reused buffer, with its exclusions applied."""
+    """The tiles of a score matrix: rows, columns, exclusions, and the exponentials or scores that are kept."""
 
     def __init__(
-        self,
-        left: Tensor,
-        right: Tensor | None,
-        log_weights: Tensor | None,
-        groups: Tensor | None,
-        key_groups: Tensor | None,
-        tile: int | None,
+        self, plan: _Plan, left: Tensor, right: Tensor | None, log_weights: Tensor | None, direct: bool | None = None
     ) -> None:
-        self.left, self.right, self.own = left, left if right is None else right, right is None
-        self.log_weights = log_weights
-        size = tile or _tile_size(len(self.left), len(self.right), left.shape[1])
-        self.rows, self.cols = left.split(size), self.right.split(size)
-        self.weights = log_weights.split(size) if log_weights is not None else None
-        self.row_groups = groups.split(size) if groups is not None else None
-        self.col_groups = key_groups.split(size) if key_groups is not None else None
-        if self.row_groups is not None and self.col_groups is not None:
-            row_range = torch.stack([torch.stack(part.aminmax()) for part in self.row_groups])
-            col_range = torch.stack([torch.stack(part.aminmax()) for part in self.col_groups])
-            meets = (row_range[:, None, 0] <= col_range[None, :, 1]) & (col_range[None, :, 0] <= row_range[:, None, 1])
-            self.meets = meets.tolist()  # groups of a tile can only coincide where their ranges overlap
-        self.buffer = left.new_empty(min(size, len(self.left)) * min(size, len(self.right)))
-        self.limit = self._bound()
-        self.direct = self.limit <= _DIRECT_BOUND[left.dtype]
+        self.plan, self.own = plan, right is None
+        other = left if right is None else right
+        self.direct = self._is_direct(left, other, log_weights) if direct is None else direct
+        self.dtype = torch.bfloat16 if plan.half and self.direct else left.dtype
+        left = left.to(self.dtype)
+        other = left if right is None else other.to(self.dtype)
+        self.rows: tuple[Tensor, ...] = left.split(plan.tile)
+        self.cols: tuple[Tensor, ...] = other.split(plan.tile)
+        self.weights: tuple[Tensor, ...] | None = log_weights.split(plan.tile) if log_weights is not None else None
+        self.exclusion = Exclusion(plan.groups, plan.key_groups, plan.tile)
+        self.order = [(i, j) for i in range(len(self.rows)) for j in range(i if self.own else 0, len(self.cols))]
 
-    def _bound(self) -> float:
-        """No score exceeds this (Cauchy-Schwarz); infinite or NaN norms give infinity."""
-        norm = torch.linalg.vector_norm
-        bound = norm(self.left, dim=1).max() * norm(self.right, dim=1).max()
-        if self.log_weights is not None:
-            finite = self.log_weights[self.log_weights > float("-inf")]
+    def _is_direct(self, left: Tensor, right: Tensor, log_weights: Tensor | None) -> bool:
+        """Whether no score can exceed the bound (Cauchy-Schwarz); infinite or NaN norms answer no."""
+        norm = torch.linalg.vector_norm(left, dim=1).max()
+        bound = abs(self.plan.scale) * norm * (norm if right is left else torch.linalg.vector_norm(right, dim=1).max())
+        if log_weights is not None:
+            finite = log_weights[log_weights > -_INF]
             bound = bound + (finite.abs().max() if finite.numel() else 0.0)
-        value = float(bound)
-        return value if value == value else float("inf")
+        return bool(bound <= _DIRECT_BOUND[left.dtype])
 
-    def __iter__(self) -> Any:
-        """Yields (row tile number, column tile number) in an order that reuses what is in cache."""
-        for i in range(len(self.rows)):
-            for j in range(i if self.own else 0, len(self.cols)):
-                yield i, j
+    def empty(self) -> Tensor:
+        return self.rows[0].new_empty(len(self.rows[0]) * len(self.cols[0]))
 
-    def scores(self, i: int, j: int) -> Tensor:
-        q, k = self.rows[i], self.cols[j]
-        out = self.buffer[: len(q) * len(k)].view(len(q), len(k))
-        torch.mm(q, k.T, out=out)
+    def shaped(self, buffer: Tensor, i: int, j: int) -> Tensor:
+        n, m = len(self.rows[i]), len(self.cols[j])
+        return buffer[: n * m].view(n, m)
+
+    def compute(self, i: int, j: int, out: Tensor) -> Tensor:
+        """Scores, or in the direct way their exponentials, of tile (i, j)."""
+        torch.mm(self.rows[i], self.cols[j].T, out=out)
+        if self.plan.scale != 1.0:
+            out.mul_(self.plan.scale)
         if self.weights is not None:
-            out += self.weights[j]
-        if self.row_groups is not None and self.col_groups is not None and self.meets[i][j]:
-            out.masked_fill_(self.row_groups[i][:, None] == self.col_groups[j][None, :], float("-inf"))
+            out.add_(self.weights[j])
+        if self.direct:
+            out.exp_()
+            self.exclusion.fill(i, j, out, 0.0)
+        else:
+            self.exclusion.fill(i, j, out)
         return out
 
 
-class _Partition(torch.autograd.Function):
+class _Tiled(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        left: Tensor,
-        right: Tensor | None,
-        log_weights: Tensor | None,
-        groups: Tensor | None,
-        key_groups: Tensor | None,
-        columns: bool,
-        tile: int | None,
-    ) -> tuple[Tensor, Tensor]:
-        tiles = _Tiles(left, right, log_weights, groups, key_groups, tile)
-        start = 0.0 if tiles.direct else float("-inf")
+        ctx: Any, plan: _Plan, left: Tensor, right: Tensor | None, log_weights: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        tiles = _Tiles(plan, left, right, log_weights)
+        start = 0.0 if tiles.direct else -_INF
         rows = left.new_full((len(left),), start)
-        cols = rows if tiles.own else left.new_full((len(tiles.right),), start)
-        size = len(tiles.rows[0]), len(tiles.cols[0])
-        row_parts, col_parts = rows.split(size[0]), cols.split(size[1])
-        for i, j in tiles:
-            scores = tiles.scores(i, j)
-            both = columns or (tiles.own and i != j)
+        cols = rows if right is None else left.new_full((len(right) if plan.columns else 0,), start)
+        row_parts, col_parts = rows.split(plan.tile), cols.split(plan.tile)
+        budget = _KEPT_BYTES // (plan.tile**2 * tiles.rows[0].element_size()) if any(ctx.needs_input_grad) else 0
+        kept: list[Tensor] = []
+        scratch = tiles.empty() if len(tiles.order) > budget else None
+        for i, j in tiles.order:
+            keep = len(kept) < budget
+            buffer = tiles.empty() if keep or scratch is None else scratch
+            if keep:
+                kept.append(buffer)
+            scores = tiles.compute(i, j, tiles.shaped(buffer, i, j))
+            both = plan.columns or (tiles.own and i != j)
             if tiles.direct:
-                scores.exp_()
-                row_parts[i].add_(scores.sum(1))
+                row_parts[i].add_(scores.sum(1, dtype=rows.dtype))
                 if both:
-                    col_parts[j].add_(scores.sum(0))
+                    col_parts[j].add_(scores.sum(0, dtype=rows.dtype))
             else:
                 row_parts[i].copy_(torch.logaddexp(row_parts[i], scores.logsumexp(1)))
                 if both:
                     col_parts[j].copy_(torch.logaddexp(col_parts[j], scores.logsumexp(0)))
         if tiles.direct:
             rows.log_()
-            if columns and not tiles.own:
+            if plan.columns:
                 cols.log_()
-        if tiles.own or not columns:
-            cols = rows.new_empty(0)
-            ctx.mark_non_differentiable(cols)
-        ctx.save_for_backward(left, right, log_weights, groups, key_groups, rows, cols)
-        ctx.columns, ctx.tile = columns and not tiles.own, tile
-        return rows, cols
+        ctx.plan, ctx.direct = plan, tiles.direct
+        ctx.save_for_backward(left, right, log_weights, rows, cols if plan.columns else None, *kept)
+        return rows, cols if plan.columns else None
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_rows: Tensor, grad_cols: Tensor) -> tuple[Tensor | None, ...]:
-        left, right, log_weights, groups, key_groups, rows, cols = ctx.saved_tensors
-        tiles = _Tiles(left, right, log_weights, groups, key_groups, ctx.tile)
-        grad_left, grad_right = torch.zeros_like(left), None if tiles.own else torch.zeros_like(tiles.right)
-        target = grad_left if grad_right is None else grad_right
-        grad_weights = torch.zeros_like(log_weights) if log_weights is not None else None
-        size = len(tiles.rows[0]), len(tiles.cols[0])
-        weigh = _Weigher(tiles, size, grad_rows, rows, grad_cols if ctx.columns else None, cols)
-        left_parts, right_parts = grad_left.split(size[0]), target.split(size[1])
-        weight_parts = grad_weights.split(size[1]) if grad_weights is not None else None
-        for i, j in tiles:
-            weights = weigh(tiles.scores(i, j), i, j)
-            left_parts[i].addmm_(weights, tiles.cols[j])
-            if not (tiles.own and i == j):
-                right_parts[j].addmm_(weights.T, tiles.rows[i])
-            if weight_parts is not None:
-                weight_parts[j].add_(weights.sum(0))
-        return grad_left, grad_right, grad_weights, None, None, None, None
+    def backward(ctx: Any, grad_rows: Tensor, grad_cols: Tensor | None) -> tuple[Tensor | None, ...]:
+        left, right, log_weights, rows, cols, *kept = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _again(ctx, (left, right, log_weights), (grad_rows, grad_cols))
+        plan: _Plan = ctx.plan
+        tiles = _Tiles(plan, left, right, log_weights, direct=ctx.direct)
+        grad_left = torch.zeros_like(left)
+        grad_right = grad_left if right is None else torch.zeros_like(right)
+        grad_weights = None if log_weights is None else torch.zeros_like(log_weights)
+        weigh = _Weigher(tiles, grad_rows, rows, grad_cols, cols)
+        left_parts, right_parts = grad_left.split(plan.tile), grad_right.split(plan.tile)
+        scratch = tiles.empty() if len(kept) < len(tiles.order) else None
+        needs_right = right is None or ctx.needs_input_grad[2]
+        for number, (i, j) in enumerate(tiles.order):
+            if number < len(kept):
+                scores = tiles.shaped(kept[number], i, j)
+            else:
+                assert scratch is not None
+                scores = tiles.compute(i, j, tiles.shaped(scratch, i, j))
+            weights = weigh(scores, i, j)
+            _spend(left_parts[i], weights, tiles.cols[j])
+            if needs_right and not (tiles.own and i == j):
+                _spend(right_parts[j], weights.T, tiles.rows[i])
+            if grad_weights is not None:
+                grad_weights.split(plan.tile)[j].add_(weights.sum(0))
+        if plan.scale != 1.0:
+            grad_left.mul_(plan.scale)
+            if right is not None:
+                grad_right.mul_(plan.scale)
+        return None, grad_left, None if right is None or not needs_right else grad_right, grad_weights
+
+
+def _spend(out: Tensor, weights: Tensor, x: Tensor) -> None:
+    """``out += weights @ x``, summed in the type of ``out``."""
+    if out.dtype == x.dtype:
+        out.addmm_(weights, x)
+    else:
+        out.add_(torch.mm(weights, x))
 
 
 class _Weigher:
-    """Turns a tile of scores into the weights ``W_ij`` of the module's docstring."""
+    """Turns a tile into the weights ``W_ij`` of the module's docstring, in a buffer of its own."""
 
     def __init__(
-        self,
-        tiles: _Tiles,
-        size: tuple[int, int],
-        grad_rows: Tensor,
-        rows: Tensor,
-        grad_cols: Tensor | None,
-        cols: Tensor,
+        self, tiles: _Tiles, grad_rows: Tensor, rows: Tensor, grad_cols: Tensor | None, cols: Tensor | None
     ) -> None:
-        self.direct = tiles.direct
+        self.direct, self.tiles = tiles.direct, tiles
+        self.buffer, self.more = tiles.empty(), tiles.empty() if not tiles.direct else None
         if tiles.own:  # the transposed pair has the same score and its own row's weight
             grad_cols, cols = grad_rows, rows
-        self.rows = self._side(grad_rows, rows, size[0])
-        self.cols = self._side(grad_cols, cols, size[1]) if grad_cols is not None else None
+        self.rows = self._side(grad_rows, rows)
+        self.cols = None if grad_cols is None or cols is None else self._side(grad_cols, cols)
 
-    def _side(self, grad: Tensor, partition: Tensor, size: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        empty = partition == float("-inf")
+    def _side(self, grad: Tensor, partition: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        empty = partition == -_INF
         if self.direct:
-            grad, partition = torch.where(empty, 0.0, grad * torch.exp(-partition)), partition
+            grad = torch.where(empty, 0.0, grad * torch.exp(-partition)).to(self.tiles.dtype)
         else:
             grad, partition = torch.where(empty, 0.0, grad), torch.where(empty, 0.0, partition)
-        return grad.split(size), partition.split(size)
+        return grad.split(self.tiles.plan.tile), partition.split(self.tiles.plan.tile)
 
     def __call__(self, scores: Tensor, i: int, j: int) -> Tensor:
         grad, partition = self.rows[0][i][:, None], self.rows[1][i][:, None]
+        out = self.tiles.shaped(self.buffer, i, j)
         if self.direct:
-            factor = grad if self.cols is None else grad + self.cols[0][j]
-            return scores.exp_().mul_(factor)
-        weights = (scores - partition).exp_().mul_(grad)
+            if self.cols is None:
+                return torch.mul(scores, grad, out=out)
+            return torch.add(grad, self.cols[0][j], out=out).mul_(scores)
+        torch.sub(scores, partition, out=out).exp_().mul_(grad)
         if self.cols is not None:
-            weights += scores.sub_(self.cols[1][j]).exp_().mul_(self.cols[0][j])
-        return weights
+            assert self.more is not None
+            more = self.tiles.shaped(self.more, i, j)
+            out += torch.sub(scores, self.cols[1][j], out=more).exp_().mul_(self.cols[0][j])
+        return out

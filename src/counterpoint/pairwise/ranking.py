@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from counterpoint.pairwise.tiles import check_pairs, computing_dtype
+from counterpoint.pairwise.tiles import Groups, check_pairs, computing_dtype
 
 _BLOCK = 1 << 21  # scores at a time: 8 MB of float32
 
@@ -16,7 +16,7 @@ def nearest(
     keys: Tensor | None = None,
     k: int = 10,
     *,
-    exclude: Tensor | None = None,
+    exclude: Groups = None,
     exclude_keys: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k largest inner products of each query with the keys that count, largest first.
@@ -38,6 +38,8 @@ def nearest(
     check_pairs(queries, other, exclude, exclude_keys, None)
     if not 1 <= k <= len(other):
         raise ValueError(f"k: expected 1 to {len(other)}, the number of keys, got {k}")
+    if isinstance(exclude, str):
+        exclude = torch.arange(len(queries), device=queries.device)
     exclude_keys = exclude if exclude_keys is None else exclude_keys
     dtype = computing_dtype(queries, other)
     columns, rows = other.to(dtype).T, max(1, _BLOCK // len(other))

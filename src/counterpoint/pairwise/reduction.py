@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterpoint.pairwise.tiles import Exclusion, check_pairs, computing_dtype, gradients_through, tile_size
+from counterpoint.pairwise.tiles import Exclusion, Groups, check_pairs, computing_dtype, gradients_through, tile_size
 
 Term = Callable[..., Tensor]
 
@@ -26,7 +26,7 @@ def pair_sum(
     *,
     rows: Sequence[Tensor] = (),
     columns: Sequence[Tensor] = (),
-    exclude: Tensor | None = None,
+    exclude: Groups = None,
     exclude_keys: Tensor | None = None,
     tile: int | None = None,
 ) -> Tensor:
@@ -65,8 +65,8 @@ def pair_sum(
     with torch.autocast(queries.device.type, enabled=False):
         made = _PairSum.apply(
             term,
-            tile or tile_size(len(queries), len(other), queries.shape[1]),
-            (exclude, exclude if exclude_keys is None else exclude_keys),
+            tile or tile_size(len(queries), len(other), queries.shape[1], queries.device),
+            (exclude, exclude if exclude_keys is None and isinstance(exclude, Tensor) else exclude_keys),
             len(rows),
             queries.to(dtype),
             other.to(dtype),
@@ -82,7 +82,7 @@ class _PairSum(torch.autograd.Function):
         ctx: Any,
         term: Term,
         tile: int,
-        groups: tuple[Tensor | None, Tensor | None],
+        groups: tuple[Groups, Tensor | None],
         n_rows: int,
         queries: Tensor,
         keys: Tensor,
@@ -159,7 +159,7 @@ class _Walk:
 
     def scores(self, i: int, j: int) -> Tensor:
         scores = self.rows[i] @ self.cols[j].T
-        mask = self.exclusion.mask(i, j)
+        mask = self.exclusion.mask(i, j, scores)
         if mask is None:
             return scores
         # a pair that is left out must not overflow either: it takes the row's smallest score of those that count
@@ -173,5 +173,5 @@ class _Walk:
         value = self.term(scores, *numbers)
         if value.shape != scores.shape:
             raise ValueError(f"term: expected the shape of the tile, {tuple(scores.shape)}, got {tuple(value.shape)}")
-        mask = self.exclusion.mask(i, j)
+        mask = self.exclusion.mask(i, j, scores)
         return value if mask is None else value.masked_fill(mask, 0.0)

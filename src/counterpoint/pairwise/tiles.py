@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+Groups = Tensor | Literal["self"] | None
 _TYPES = (torch.float32, torch.float64)
 
 
@@ -19,14 +20,21 @@ def computing_dtype(*tensors: Tensor) -> torch.dtype:
     return dtype if dtype in _TYPES else torch.float32
 
 
-def tile_size(n: int, m: int, d: int) -> int:
-    """Rows and columns of a tile: the fastest of 256..2048 on two AVX-512 cores was 512 to D = 256 and 1024 above."""
-    return min(max(n, m), 512 if d <= 256 else 1024)
+def tile_size(n: int, m: int, d: int, device: torch.device) -> int:
+    """Rows and columns of a tile.
+
+    The fastest of 128..2048 on two AVX-512 cores was 512 to D = 256 and 1,024 above, with all pairs in one tile up to
+    320 rows and half the rows in between; a GPU is busy from about 8,192. The rows are cut into equal parts, so that no
+    last tile is a sliver.
+    """
+    rows = max(n, m)
+    if rows <= 320:
+        return rows
+    largest = 8192 if device.type != "cpu" else 512 if d <= 256 else 1024
+    return -(-rows // max(2, -(-rows // largest)))
 
 
-def check_pairs(
-    queries: Tensor, keys: Tensor, exclude: Tensor | None, exclude_keys: Tensor | None, tile: int | None
-) -> None:
+def check_pairs(queries: Tensor, keys: Tensor, exclude: Groups, exclude_keys: Tensor | None, tile: int | None) -> None:
     """What every function over pairs asks of its input; ``ValueError`` naming the argument otherwise."""
     for name, value in (("queries", queries), ("keys", keys)):
         if value.ndim != 2 or not value.is_floating_point() or value.shape[0] == 0:
@@ -34,6 +42,12 @@ def check_pairs(
     if queries.shape[1] != keys.shape[1]:
         raise ValueError(f"keys: expected D = {queries.shape[1]} as in queries, got {keys.shape[1]}")
     n, m = len(queries), len(keys)
+    if isinstance(exclude, str):
+        if exclude != "self" or exclude_keys is not None:
+            raise ValueError(f"exclude: expected integers, 'self' alone, or None, got {exclude!r}")
+        if n != m:
+            raise ValueError(f"exclude: 'self' needs as many keys as queries, got {m} and {n}")
+        exclude = None
     for name, groups, length in (("exclude", exclude, n), ("exclude_keys", exclude_keys, m)):
         if groups is not None and groups.shape != (length,):
             raise ValueError(f"{name}: expected ({length},), got {tuple(groups.shape)}")
@@ -51,14 +65,15 @@ class Exclusion:
     """Which pairs of a tile are left out: those whose groups are equal.
 
     Args:
-        groups: (N,) integers of the queries, or ``None``: nothing is left out.
+        groups: (N,) integers of the queries, ``"self"`` for the diagonal, or ``None``: nothing is left out.
         key_groups: (M,) integers of the keys.
         size: rows and columns of a tile.
     """
 
-    def __init__(self, groups: Tensor | None, key_groups: Tensor | None, size: int) -> None:
+    def __init__(self, groups: Groups, key_groups: Tensor | None, size: int) -> None:
+        self.diagonal = isinstance(groups, str)
         self.rows: tuple[Tensor, ...] = ()
-        if groups is None or key_groups is None:
+        if not isinstance(groups, Tensor) or key_groups is None:
             return
         self.rows, self.cols = groups.split(size), key_groups.split(size)
         if len(self.rows) == len(self.cols) == 1:
@@ -68,11 +83,21 @@ class Exclusion:
         # groups of a tile can only coincide where their ranges overlap
         self.meets = ((low[:, None] <= key_high) & (key_low <= high[:, None])).tolist()
 
-    def mask(self, i: int, j: int) -> Tensor | None:
+    def mask(self, i: int, j: int, tile: Tensor) -> Tensor | None:
         """True where a pair of tile (i, j) is left out; ``None`` where none can be."""
+        if self.diagonal and i == j:
+            return torch.eye(*tile.shape, dtype=torch.bool, device=tile.device)
         if not self.rows or not self.meets[i][j]:
             return None
         return torch.eq(self.rows[i][:, None], self.cols[j][None, :])
+
+    def fill(self, i: int, j: int, tile: Tensor, value: float = float("-inf")) -> None:
+        """Write ``value`` to the pairs of a tile that are left out."""
+        if self.diagonal:
+            if i == j:
+                tile.fill_diagonal_(value)
+        elif (mask := self.mask(i, j, tile)) is not None:
+            tile.masked_fill_(mask, value)
 
 
 def _ranges(groups: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -84,16 +109,22 @@ def _ranges(groups: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def gradients_through(
-    function: Callable[..., Any], inputs: Sequence[Tensor], grads: Sequence[Tensor], wanted: Sequence[bool]
+    function: Callable[..., Any],
+    inputs: Sequence[Tensor | None],
+    grads: Sequence[Tensor | None],
+    wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """Gradients of ``function(*inputs)`` that can be differentiated again.
 
     For backward passes that are asked for a graph (``create_graph=True``, as in meta-learning): ``function`` is the
     reduction written with torch's own operations on the whole matrix, which costs O(N M) memory.
     """
-    inputs = [x.view_as(x) for x in inputs]  # where queries are their own keys, each side has its own gradient
-    asked = [x for x, want in zip(inputs, wanted, strict=True) if want]
-    outputs = [(out, grad) for out, grad in zip(function(*inputs), grads, strict=True) if out.requires_grad]
+    inputs = [
+        x if x is None else x.view_as(x) for x in inputs
+    ]  # where queries are their own keys, each side has its own gradient
+    asked = [x for x, want in zip(inputs, wanted, strict=True) if want and x is not None]
+    pairs = zip(function(*inputs), grads, strict=True)
+    outputs = [(out, grad) for out, grad in pairs if grad is not None and out.requires_grad]
     if not outputs:
         return [None] * len(inputs)
     found = iter(
