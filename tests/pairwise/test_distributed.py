@@ -8,7 +8,20 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from counterpoint.objectives import BarlowTwins, InfoNCE, NegativeCosine, NTXent, SupCon, VICReg
+from counterpoint.objectives import (
+    DCL,
+    DCLW,
+    MVDHEL,
+    BarlowTwins,
+    GroCo,
+    InfoNCE,
+    MVInfoNCE,
+    NegativeCosine,
+    NTXent,
+    PolyView,
+    SupCon,
+    VICReg,
+)
 from counterpoint.pairwise import gather, gather_labels, synchronize_batchnorm
 
 ITEMS, DIM = 9, 5
@@ -42,6 +55,12 @@ OBJECTIVES = {
     "NegativeCosine": lambda z, labels, bank: (NegativeCosine()(z[0], z[1]) + NegativeCosine()(z[1], z[0])) / 2,
     "BarlowTwins": lambda z, labels, bank: BarlowTwins()(*z),
     "VICReg": lambda z, labels, bank: VICReg()(*z),
+    "DCL": lambda z, labels, bank: DCL()(*z),
+    "DCLW": lambda z, labels, bank: DCLW(detach_weight=False)(*z),
+    "MVInfoNCE": lambda z, labels, bank: MVInfoNCE()(z),
+    "MVDHEL": lambda z, labels, bank: MVDHEL()(z),
+    "PolyView": lambda z, labels, bank: PolyView()(z),
+    "GroCo": lambda z, labels, bank: GroCo(3)(z),
 }
 
 

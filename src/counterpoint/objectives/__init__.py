@@ -3,8 +3,11 @@
 Three families share this floor:
 
 * **Contrastive**, a positive term against a log partition over all pairs: :class:`NTXent` (two views of each item),
-  :class:`SupCon` (all items of a class), :class:`InfoNCE` (queries, their keys, and a bank of negatives).
-  SupCon whose classes are the items is NT-Xent; InfoNCE with the batch's other rows as its bank is one half of it.
+  :class:`SupCon` (all items of a class), :class:`InfoNCE` (queries, their keys, and a bank of negatives), and what
+  papers changed in them. SupCon whose classes are the items is NT-Xent; InfoNCE with the batch's other rows as its bank
+  is one half of it. Without the positive in the denominator: :class:`DCL`, :class:`DCLW`. For any number of views:
+  :class:`MVInfoNCE`, :class:`MVDHEL`, :class:`PolyView`, :class:`PairwiseAverage`, :class:`AverageOfOthers`.
+* **Ranking**: :class:`GroCo` sorts positives above negatives by a :class:`DifferentiableSort`.
 * **Predictive**, no negatives: :class:`NegativeCosine` between a prediction and a constant target (BYOL, SimSiam).
 * **Decorrelating**, statistics over the batch instead of pairs: :class:`BarlowTwins`, :class:`VICReg`.
 
@@ -14,10 +17,31 @@ loss of the whole batch across processes; and raise ``ValueError`` naming the ar
 """
 
 from counterpoint.objectives.barlow import BarlowTwins
+from counterpoint.objectives.dcl import DCL, DCLW, npc_multiplier
+from counterpoint.objectives.groco import GroCo
 from counterpoint.objectives.info_nce import InfoNCE
+from counterpoint.objectives.multiview import MVDHEL, AverageOfOthers, MVInfoNCE, PairwiseAverage, PolyView
 from counterpoint.objectives.ntxent import NTXent
 from counterpoint.objectives.predictive import NegativeCosine
+from counterpoint.objectives.sorting import DifferentiableSort
 from counterpoint.objectives.supcon import SupCon
 from counterpoint.objectives.vicreg import VICReg
 
-__all__ = ["BarlowTwins", "InfoNCE", "NTXent", "NegativeCosine", "SupCon", "VICReg"]
+__all__ = [
+    "DCL",
+    "DCLW",
+    "MVDHEL",
+    "AverageOfOthers",
+    "BarlowTwins",
+    "DifferentiableSort",
+    "GroCo",
+    "InfoNCE",
+    "MVInfoNCE",
+    "NTXent",
+    "NegativeCosine",
+    "PairwiseAverage",
+    "PolyView",
+    "SupCon",
+    "VICReg",
+    "npc_multiplier",
+]
