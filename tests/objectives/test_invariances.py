@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -352,19 +353,45 @@ def test_a_zero_row_has_a_gradient_of_ordinary_size():
 
 
 MEMORY = """
-import resource, torch
-from counterpoint.objectives import NTXent, SupCon
+import torch
+from counterpoint.pairwise import partition
+from tests.objectives.test_invariances import CASES
 torch.set_num_threads(1)
-def run(items):
+partition._KEPT_BYTES = 0  # what else is kept has a fixed size; this is about what grows
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
+def run(case, items):
     z = torch.randn(2, items, 32, requires_grad=True)
-    (NTXent()(z[0], z[1]) + SupCon(0.5)(z, torch.arange(items) % 10)).backward()
-run(400)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-run(8192)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    case(z[0], z[1], torch.arange(items) % 100).backward()
+for name, case in CASES.items():
+    run(case, 400)
+    open("/proc/self/clear_refs", "w").write("5")  # the peak starts again from here
+    before = peak()
+    run(case, 8192)
+    print(round(peak() - before), name)
 """
 
 
-def test_no_matrix_of_all_pairs_is_made():
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 100  # MiB, for 16,384 embeddings, whose matrix has 1024
+def test_no_objective_makes_a_matrix_of_all_pairs():
+    """16,384 embeddings, whose matrix has 1024 MiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    used = {name: int(mib) for mib, name in (line.split(" ", 1) for line in done.stdout.splitlines())}
+    assert used.keys() == CASES.keys()
+    assert {name: mib for name, mib in used.items() if mib > 128} == {}
+
+
+@quick
+@given(views(), st.sampled_from([0.05, 0.5, 5.0]))
+def test_a_small_batch_of_ntxent_takes_a_shorter_way_to_the_same(pair, temperature):
+    """All in one step, or, as its terms, by the engine; both can be derived twice."""
+    pair = [z.requires_grad_() for z in pair]
+    whole = NTXent(temperature)(*pair)
+    terms = NTXent(temperature, reduction="none")(*pair).mean()
+    assert type(whole.grad_fn) is not type(terms.grad_fn)
+    torch.testing.assert_close(whole, terms)
+    first = [torch.autograd.grad(loss, pair, create_graph=True) for loss in (whole, terms)]
+    torch.testing.assert_close(*first)
+    second = [torch.autograd.grad(sum(g.square().sum() for g in gradient), pair) for gradient in first]
+    torch.testing.assert_close(*second)

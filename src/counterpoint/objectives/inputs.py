@@ -54,13 +54,19 @@ def normalize(x: Tensor) -> Tensor:
     entry first. Then all lengths are at least 1 but those of zero rows, whose gradient ``eps`` keeps from being divided
     by almost zero.
     """
-    length = torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True)
-    low, high = length.aminmax()
-    limit = torch.finfo(x.dtype).max ** 0.25
-    if float(high) < limit and float(low) * limit > 1:
+    length = ordinary_length(x)
+    if length is not None:
         return _Normalize.apply(x, length)[0]  # type: ignore[no-any-return]
     largest = x.detach().abs().amax(dim=-1, keepdim=True)
     return torch.nn.functional.normalize(x / torch.where(largest > 0, largest, 1.0), dim=-1, eps=0.5)
+
+
+def ordinary_length(x: Tensor) -> Tensor | None:
+    """Lengths (..., 1) of rows whose squares neither overflow nor vanish; ``None`` if there is another one."""
+    length = torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True)
+    low, high = length.aminmax()
+    limit = torch.finfo(x.dtype).max ** 0.25
+    return length if float(high) < limit and float(low) * limit > 1 else None
 
 
 class _Normalize(torch.autograd.Function):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from counterpoint.objectives.inputs import embeddings, known_reduction, normalize, positive
+from counterpoint.objectives.inputs import embeddings, known_reduction, normalize, ordinary_length, positive
 from counterpoint.pairwise import gather, log_partition
+from counterpoint.pairwise.distributed import is_distributed
+from counterpoint.pairwise.partition import exponentials
+
+_SMALL = 320  # rows; one tile, where calls cost more than arithmetic
 
 
 class NTXent(nn.Module):
@@ -37,7 +43,13 @@ class NTXent(nn.Module):
         self.temperature, self.reduction = temperature, known_reduction(reduction)
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
-        z = normalize(torch.cat(embeddings(z1=z1, z2=z2)))
+        z = torch.cat(embeddings(z1=z1, z2=z2))
+        if self._is_small(z):
+            length = ordinary_length(z)
+            if length is not None:
+                total: Tensor = _Small.apply(z, length, 1 / self.temperature)
+                return total / len(z) if self.reduction == "mean" else total
+        z = normalize(z)
         first, second = (gather(part) for part in z.split(len(z1)))
         if len(first) < 2:
             raise ValueError("z1: expected at least 2 rows, since with 1 there are no negatives")
@@ -49,3 +61,35 @@ class NTXent(nn.Module):
         attraction = torch.dot(first.flatten(), second.flatten()) * (2 / self.temperature)
         total = partition.sum() - attraction
         return total / len(partition) if self.reduction == "mean" else total
+
+    def _is_small(self, z: Tensor) -> bool:
+        return 2 < len(z) <= _SMALL and self.reduction != "none" and not is_distributed()
+
+
+class _Small(torch.autograd.Function):
+    """The sum of the terms of a small batch, normalisation included: all of it in one step each way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, length: Tensor, scale: float) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            z = x / length
+            scores = (z @ z.T).mul_(scale)
+            attraction = scores.diagonal(len(z) // 2).sum()
+            partition, shares, total = exponentials(scores.fill_diagonal_(-torch.inf), 1)
+            ctx.scale = scale
+            ctx.save_for_backward(x, z, length, shares, total)
+            return partition.sum() - 2 * attraction
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
+        x, z, length, shares, total = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be derived again: the same by operations that autograd knows
+            z1, z2 = normalize(x).chunk(2)
+            again = NTXent(1 / ctx.scale, "none")(z1, z2).sum()
+            return torch.autograd.grad(again, x, grad, create_graph=True)[0], None, None
+        weights, items = shares / total, len(z) // 2
+        weights = weights + weights.T
+        weights.diagonal(items).sub_(2)
+        weights.diagonal(-items).sub_(2)
+        change = weights.mm(z).mul_(grad * ctx.scale)
+        return change.addcmul_(z, (change * z).sum(1, keepdim=True), value=-1).div_(length), None, None

@@ -209,8 +209,8 @@ class _OneTile(torch.autograd.Function):
             scores.add_(log_weights)
         if plan.groups is not None:
             Exclusion(plan.groups, plan.key_groups, max(scores.shape)).fill(0, 0, scores)
-        cols, *by_column = _exponentials(scores, 0) if plan.columns else (None, None, None)
-        rows, *by_row = _exponentials(scores, 1)
+        cols, *by_column = exponentials(scores, 0) if plan.columns else (None, None, None)
+        rows, *by_row = exponentials(scores, 1)
         ctx.plan = plan
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(left, right, log_weights, *by_row, *by_column)
@@ -236,7 +236,7 @@ class _OneTile(torch.autograd.Function):
         return None, weights.mm(right), weights.T.mm(left) if ctx.needs_input_grad[2] else None, by_key
 
 
-def _exponentials(scores: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+def exponentials(scores: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Log-sum-exp along ``dim``, the exponentials relative to its largest score, and their sum (never 0)."""
     largest = scores.amax(dim, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)
     exponentials = scores.sub(largest) if dim == 0 else scores.sub_(largest)
