@@ -11,6 +11,7 @@ _COMMANDS = {
     "compare": "train several methods alike and say which is best, and whether that is real",
     "embed": "turn data into vectors with a trained encoder, as Parquet",
     "search": "find what is most like a query",
+    "layers": "probe every layer of a run, before and after its projection head",
     "report": "write the page of a run or a comparison again",
     "export": "hand an encoder on: safetensors or ONNX",
     "papers": "the 72 papers: what runs here, and what was measured",
@@ -64,6 +65,7 @@ begin with:
   counterpoint compare digits --methods simclr,supcon --epochs 10
   counterpoint fit photos/ --method simclr --out runs/photos
   counterpoint search runs/photos query.jpg
+  counterpoint layers runs/photos
 
 Each command explains itself: counterpoint fit --help"""
 
@@ -76,6 +78,7 @@ def _run(command: str, words: list[str]) -> int:
         "compare": ("counterpoint.experiments.compare", "compare", _show_comparison),
         "embed": ("counterpoint.search", "embed", _show_path),
         "search": ("counterpoint.search", "search", _show_hits),
+        "layers": ("counterpoint.experiments.layers", "layers", _show_layers),
         "report": ("counterpoint.experiments.reports", "report", _show_path),
         "export": ("counterpoint.encoders.export", "export", _show_path),
         "papers": ("counterpoint.papers.show", "papers", _show_nothing),
@@ -172,6 +175,27 @@ def _show_hits(hits: Any) -> None:
         label = "" if hit.label is None else str(hit.label)
         table.add_row(str(hit.rank), f"{hit.score:.3f}", hit.path or hit.id, label)
     Console().print(table)
+
+
+def _show_layers(found: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from counterpoint.web.layers import SCORES, summary
+    from counterpoint.web.markup import number
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layer")
+    for heading in ("dimensions", *(title[0].lower() + title[1:] for title in SCORES.values())):
+        table.add_column(heading, justify="right")
+    for row in found.rows:
+        style = "bold" if row["part"] in ("features", "projection") else None
+        table.add_row(row["name"], str(row["dimensions"]), *(number(row[name]) for name in SCORES), style=style)
+    console = Console()
+    console.print(table)
+    console.print(f"\n{summary(found.value)}", highlight=False)
+    if found.page is not None:
+        console.print(f"\nopen {found.page}", highlight=False)
 
 
 def _show_claim(result: Any) -> None:

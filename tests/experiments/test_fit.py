@@ -38,6 +38,7 @@ def test_a_run_holds_everything(run):
     assert files == {
         *("config.yaml", "environment.json", "status.json", "splits.npz", "metrics.jsonl", "histograms.npz"),
         *("encoder/config.json", "encoder/model.safetensors", "embeddings.npz", "report.html", ".lock"),
+        *("head/config.json", "head/model.safetensors"),
         *("evaluation.json", "evaluation.npz"),
     }
     assert run.state == "finished"
@@ -259,7 +260,7 @@ def test_hidden_labels_are_hidden_from_the_method_only(tmp_path):
     ("arguments", "message"),
     [
         ({"method": "simclrr"}, "did you mean 'simclr'"),
-        ({"options": {"temprature": 1}}, "no parameter 'temprature'; it has temperature, dim"),
+        ({"options": {"temprature": 1}}, "no parameter 'temprature'; it has temperature, dim, head"),
         ({"batch_size": 4000}, r"batch_size: 4000 is larger than the \d+ training items"),
         ({"batch_size": 1}, "at least 2"),
         ({"encoder": "resnet81"}, "did you mean resnet18"),

@@ -105,7 +105,8 @@ def test_learns_from_real_images(name, tmp_path):
     )  # fmt: skip
     losses, knn = ([row[key] for row in run.metrics if key in row] for key in ("loss", "knn"))
     assert run.metrics[-1]["step"] >= 30
-    assert losses[-1] == min(losses) < losses[0]
+    assert losses[-1] < losses[0]
+    assert losses[-1] <= min(losses) + 0.01 * (losses[0] - min(losses))  # the last steps are small
     assert knn[-1] > 0.7  # chance is 0.1
     assert run.metrics[-1]["collapse"] is None
 

@@ -19,6 +19,7 @@ from counterpoint.objectives import (
     NegativeCosine,
     NTXent,
     PolyView,
+    SpectralContrastive,
     SupCon,
     VICReg,
 )
@@ -61,6 +62,7 @@ OBJECTIVES = {
     "MVDHEL": lambda z, labels, bank: MVDHEL()(z),
     "PolyView": lambda z, labels, bank: PolyView()(z),
     "GroCo": lambda z, labels, bank: GroCo(3)(z),
+    "SpectralContrastive": lambda z, labels, bank: SpectralContrastive()(*z),
 }
 
 

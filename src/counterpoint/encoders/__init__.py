@@ -3,12 +3,25 @@
 An :class:`Encoder` is a backbone that standardises its own input and knows how it was built, so that a saved one is a
 folder of two files (``config.json``, ``model.safetensors``) that :func:`load` opens again without executing anything.
 Backbones by name: ``convnet`` (small images, quick on a processor), ``mlp`` (vectors), or any model of timm.
-Around it: :func:`mlp_head` for projection and prediction heads, :class:`EMA` for a momentum teacher.
+Around it: :func:`mlp_head` for projection and prediction heads, :func:`make_head` for others by name, :class:`EMA` for
+a momentum teacher.
 """
 
 from counterpoint.encoders.backbones import MLP, ConvNet
 from counterpoint.encoders.ema import EMA
 from counterpoint.encoders.encoder import Encoder, build, load
-from counterpoint.encoders.heads import mlp_head
+from counterpoint.encoders.heads import ReweightingHead, SymmetricReLU, identity_head, make_head, mlp_head
 
-__all__ = ["EMA", "MLP", "ConvNet", "Encoder", "build", "load", "mlp_head"]
+__all__ = [
+    "EMA",
+    "MLP",
+    "ConvNet",
+    "Encoder",
+    "ReweightingHead",
+    "SymmetricReLU",
+    "build",
+    "identity_head",
+    "load",
+    "make_head",
+    "mlp_head",
+]

@@ -13,6 +13,13 @@ probes (:mod:`~counterpoint.evaluation.probes`), by the clusters they form
 from counterpoint.evaluation.clustering import cluster, cluster_accuracy, clustering
 from counterpoint.evaluation.embeddings import UNLABELLED, Embeddings
 from counterpoint.evaluation.evaluate import DESCRIPTIONS, HIGHER_IS_BETTER, Evaluation, evaluate
+from counterpoint.evaluation.feature_weights import (
+    class_weights,
+    feature_weights,
+    inequality,
+    optimum,
+    population_loss,
+)
 from counterpoint.evaluation.geometry import (
     Collapse,
     alignment,
@@ -37,6 +44,7 @@ __all__ = [
     "Probe",
     "Row",
     "alignment",
+    "class_weights",
     "cluster",
     "cluster_accuracy",
     "clustering",
@@ -44,12 +52,16 @@ __all__ = [
     "difference",
     "effective_rank",
     "evaluate",
+    "feature_weights",
     "few_label_probe",
     "holm",
+    "inequality",
     "interval",
     "knn",
     "leaderboard",
     "linear_probe",
+    "optimum",
+    "population_loss",
     "retrieval",
     "spectrum",
     "tolerance",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from counterpoint.experiments.fit import plain, rank
 from counterpoint.experiments.run import Run, environment, now, write_arrays
-from counterpoint.files import write_json
+from counterpoint.files import atomic, write_json
 from counterpoint.methods import get
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class Fit:
         encoder = make_encoder(dataset, self.train, a)
         recipe = Recipe(a["optimizer"], a["lr"], a["weight_decay"], a["schedule"], a["warmup"])
         views = resolve(a["views"], modality=dataset.modality, shape=dataset.shape)
-        kind, options = method_options(a["method"], a["options"], len(self.train), dataset)
-        return kind(encoder, views, recipe, **options)
+        kind, self.options = method_options(a["method"], a["options"], len(self.train), dataset)
+        return kind(encoder, views, recipe, **self.options)
 
     def _train(self) -> float:
         import lightning
@@ -179,7 +179,7 @@ class Fit:
         return [Progress(bar(self.folder.name))] if wanted and self.main else []
 
     def _finish(self, seconds: float) -> None:
-        self._save_encoder()
+        self._save_model()
         if self.a["evaluate"]:
             layer, seed = self.a["layer"], self.a["seed"]
             evaluation = evaluate_encoder(self.method, self.dataset, self.splits, self.folder, seed, layer)
@@ -192,7 +192,10 @@ class Fit:
             write_run_report(self.result, self.dataset, self.method.views)
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
 
-    def _save_encoder(self) -> None:
+    def _save_model(self) -> None:
+        """The encoder, which opens by itself, and what :meth:`Run.model` needs to put the head back on it."""
+        from safetensors.torch import save
+
         self.method.encoder.save(
             self.folder / "encoder",
             method=plain(self.a["method"]),
@@ -201,11 +204,17 @@ class Fit:
             classes=self.dataset.classes,
             trained=now(),
         )
+        head = self.folder / "head"
+        head.mkdir(exist_ok=True)
+        state = self.method.projector.state_dict()  # cloned, since safetensors refuses what shares memory
+        with atomic(head / "model.safetensors") as file:
+            file.write(save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}))
+        write_json(head / "config.json", {"method": plain(self.a["method"]), "options": plain(self.options)})
 
     def _leave_usable(self, state: str, error: BaseException) -> None:
-        """Record how it ended; keep the encoder as it is. The last checkpoint stays where it was."""
+        """Record how it ended; keep encoder and head as they are. The last checkpoint stays where it was."""
         if hasattr(self, "method") and state == "interrupted":
-            self._save_encoder()
+            self._save_model()
         self.result.set_state(state, why=f"{type(error).__name__}: {error}".strip(": "))
 
 
@@ -218,6 +227,7 @@ def load_data(data: Any, a: dict[str, Any]) -> tuple[Dataset, Splits, Dataset, n
     import numpy as np
 
     from counterpoint.data import Splits, load, split
+
     names = ("labels", "image", "features", "image_size", "root", "download", "limit", "max_corrupt")
     dataset = load(data, **{name: a[name] for name in names})
     given = a.get("splits")

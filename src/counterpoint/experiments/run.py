@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from counterpoint.encoders import Encoder
     from counterpoint.evaluation import Evaluation
+    from counterpoint.methods import Method
 
 STATES = ("running", "interrupted", "failed", "finished")
 _PACKAGES = ("counterpoint", "torch", "lightning", "numpy", "scikit-learn", "scipy")
@@ -98,6 +99,39 @@ class Run:
         from counterpoint.encoders import load
 
         return load(self.folder)
+
+    def model(self, method: type[Method] | None = None) -> Method:
+        """The method made anew with the trained encoder and projection head in it, in evaluation mode.
+
+        ``model(x)`` gives features and ``model.project(x)`` the embedding on which the objective acted. What else a
+        method may hold (a teacher, a queue, a predictor) is as new. Nothing in the files is executed.
+
+        Args:
+            method: its class, for one that is not the package's own: code that a file names is not imported.
+
+        Raises:
+            FileNotFoundError: the run is not finished, or older than heads are kept.
+            ValueError: a method that is not the package's own, or files that do not belong together.
+        """
+        import torch
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from counterpoint.methods import get, names
+
+        folder = self.folder / "head"
+        if not (folder / "config.json").exists():
+            raise FileNotFoundError(f"run: no head in {folder}; it is written when a run finishes: fit it again")
+        config = _json(folder / "config.json")
+        if method is None and config["method"] not in names():
+            raise ValueError(f"method: the run is of {config['method']!r}, not one of ours; give model() its class")
+        try:
+            with torch.random.fork_rng(devices=[]):
+                made = get(method or config["method"])(self.encoder(), **config["options"])
+            made.projector.load_state_dict(load_file(folder / "model.safetensors"))
+        except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
+            raise ValueError(f"run: the head in {folder} cannot be opened: {error}") from error
+        return made.eval()
 
     def set_state(self, state: str, why: str | None = None, **more: Any) -> None:
         """Record in ``status.json`` where the run stands."""

@@ -24,6 +24,7 @@ from counterpoint.objectives.multiview import MVDHEL, AverageOfOthers, MVInfoNCE
 from counterpoint.objectives.ntxent import NTXent
 from counterpoint.objectives.predictive import NegativeCosine
 from counterpoint.objectives.sorting import DifferentiableSort
+from counterpoint.objectives.spectral import SpectralContrastive
 from counterpoint.objectives.supcon import SupCon
 from counterpoint.objectives.vicreg import VICReg
 
@@ -41,6 +42,7 @@ __all__ = [
     "NegativeCosine",
     "PairwiseAverage",
     "PolyView",
+    "SpectralContrastive",
     "SupCon",
     "VICReg",
     "npc_multiplier",

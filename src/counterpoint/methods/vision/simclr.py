@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from counterpoint.encoders import Encoder, mlp_head
+from counterpoint.encoders import Encoder
+from counterpoint.encoders.heads import make_head
 from counterpoint.methods.base import Method, Recipe, Views
 from counterpoint.objectives import NTXent
 
@@ -19,6 +20,8 @@ class SimCLR(Method):
         encoder, views, recipe: see :class:`~counterpoint.methods.base.Method`.
         temperature: 0.5, the paper's best for CIFAR-10 (section B.9).
         dim: D of the projection, 128 (section 4.2); its hidden layer is as wide as the features.
+        head: the paper's MLP; others, also none and one with fixed weights: see
+            :func:`~counterpoint.encoders.heads.make_head`.
 
     Reference: arXiv 2002.05709.
     """
@@ -30,9 +33,10 @@ class SimCLR(Method):
         recipe: Recipe | None = None,
         temperature: float = 0.5,
         dim: int = 128,
+        head: str = "mlp",
     ) -> None:
         super().__init__(encoder, views, recipe)
-        self.projector = mlp_head(encoder.features, encoder.features, dim)
+        self.projector = make_head(head, encoder.features, dim)
         self.objective = NTXent(temperature)
 
     def loss(self, views: Sequence[Tensor], batch: dict[str, Any]) -> Tensor:

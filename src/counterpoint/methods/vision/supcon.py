@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterpoint.encoders import Encoder, mlp_head
+from counterpoint.encoders import Encoder
+from counterpoint.encoders.heads import make_head
 from counterpoint.methods.base import Method, Recipe, Views, labels_of
 from counterpoint.objectives import SupCon as SupConLoss
 
@@ -20,6 +21,8 @@ class SupCon(Method):
         encoder, views, recipe: see :class:`~counterpoint.methods.base.Method`.
         temperature: 0.1, the paper's.
         dim: D of the projection, 128; its hidden layer is as wide as the features (section 4).
+        head: the paper's MLP; others, also none and one with fixed weights: see
+            :func:`~counterpoint.encoders.heads.make_head`.
 
     Reference: arXiv 2004.11362.
     """
@@ -34,9 +37,10 @@ class SupCon(Method):
         recipe: Recipe | None = None,
         temperature: float = 0.1,
         dim: int = 128,
+        head: str = "mlp",
     ) -> None:
         super().__init__(encoder, views, recipe)
-        self.projector = mlp_head(encoder.features, encoder.features, dim)
+        self.projector = make_head(head, encoder.features, dim)
         self.objective = SupConLoss(temperature)
 
     def loss(self, views: Sequence[Tensor], batch: dict[str, Any]) -> Tensor:
