@@ -2,11 +2,13 @@ import pytest
 
 from counterpoint.cli import main
 
+COMMANDS = ("fit", "compare", "embed", "search", "layers", "report", "export", "papers", "claim")
+
 
 def test_overview_names_every_command(capsys):
     assert main([]) == 0
     shown = capsys.readouterr().out
-    for command in ("fit", "compare", "embed", "search", "layers", "report", "export", "papers", "claim"):
+    for command in COMMANDS:
         assert f"\n  {command} " in shown
 
 
@@ -20,7 +22,7 @@ def test_unknown_command_suggests(capsys):
     assert "did you mean 'compare'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["fit", "compare", "embed", "search", "layers", "report", "export", "papers", "claim"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_teaches_every_argument(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

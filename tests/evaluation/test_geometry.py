@@ -77,6 +77,31 @@ def test_tolerance_is_the_mean_over_pairs():
         tolerance(x, torch.arange(12))
 
 
+def test_tolerance_over_all_pairs_counts_other_classes_as_zero():
+    x, labels = normal(7, 4), torch.tensor([0, 0, 0, 1, 1, 2, -1])
+    inner, outer = 3 + 1, 15  # pairs of one class, and all pairs of the six that have one
+    torch.testing.assert_close(tolerance(x, labels, over="all"), tolerance(x, labels) * inner / outer)
+    whole = torch.zeros(7, dtype=torch.int64)
+    torch.testing.assert_close(tolerance(x, whole, over="all"), tolerance(x, whole))  # one class: the mean cosine
+    for over in ("same_class", "all"):
+        with pytest.raises(ValueError, match="no class has two items"):
+            tolerance(x, torch.arange(7), over=over)
+
+
+@pytest.mark.paper(18, "parity")
+def test_figures_of_the_uniformity_tolerance_dilemma():
+    with np.load(GOLDEN.parent / "18-behaviour-contrastive-loss.npz") as archive:
+        given = {key.removeprefix("a__"): torch.from_numpy(archive[key]) for key in archive.files}
+    q, labels = given["q"], given["labels"]
+    for found, name in [
+        (uniformity(q, t=2), "uniformity_t2"),
+        (tolerance(q, labels), "tolerance_same_class_mean"),
+        (tolerance(q, labels, over="all"), "tolerance_all_pairs"),
+        (alignment(q, given["k"]), "alignment"),
+    ]:
+        torch.testing.assert_close(found, given[name], rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("shape", [(30, 7), (7, 30)])
 def test_spectrum_is_that_of_the_centred_matrix(shape):
     x = normal(*shape) + 3
@@ -123,6 +148,7 @@ def test_refusals():
         (lambda: uniformity(x, t=-1), "t: expected"),
         (lambda: uniformity(x[0]), "N, D"),
         (lambda: tolerance(x, torch.zeros(3)), "labels"),
+        (lambda: tolerance(x, torch.zeros(4).long(), over="classes"), "over: expected"),
         (lambda: collapse(x[:1]), "N >= 2"),
     ]:
         with pytest.raises(ValueError, match=told):

@@ -1,6 +1,7 @@
 """Every method as what it is: a plain LightningModule that a user may train with a Trainer and data of their own."""
 
 import contextlib
+import inspect
 import sys
 import types
 
@@ -43,13 +44,16 @@ class Items(Dataset):
         return len(self.x)
 
     def __getitem__(self, i):
-        return {self.kind: list(self.x[i]) if self.kind == "views" else self.x[i], "label": self.labels[i]}
+        x = list(self.x[i]) if self.kind == "views" else self.x[i]
+        return {self.kind: x, "label": self.labels[i], "index": i}
 
 
 def make(kind, modality="image", **options):
     torch.manual_seed(0)
     shape = VECTOR if modality == "vector" else IMAGE
     encoder = build("mlp", shape, widths=(16,)) if modality == "vector" else build("convnet", shape, widths=(8, 16))
+    if "items" in inspect.signature(kind).parameters:
+        options.setdefault("items", 64)
     made = None if modality == "views" else views.resolve("auto", modality=modality, shape=shape)
     return kind(encoder, made, Recipe(warmup=0.0), **options)
 
@@ -218,6 +222,7 @@ def test_number_of_views(name, count):
     method = make(kind, "views")
     method.log = lambda *_, **__: None
     batch = {"views": [torch.rand(8, *IMAGE) for _ in range(count)], "label": torch.arange(8) % 2}
+    batch["index"] = torch.arange(8)
     if kind.n_views is None:
         with contextlib.nullcontext() if count > 1 or kind.needs_labels else pytest.raises(ValueError, match=r"^\w+: "):
             assert torch.isfinite(method.training_step(batch, 0))
@@ -233,7 +238,7 @@ def test_labels_that_are_not_there():
             with pytest.raises(ValueError, match=r"^labels: this method needs labels"):
                 make(methods.get(name), "views").loss(pair, {})
         else:
-            assert torch.isfinite(make(methods.get(name), "views").loss(pair, {}))
+            assert torch.isfinite(make(methods.get(name), "views").loss(pair, {"index": torch.arange(8)}))
 
 
 def test_supcon_uses_the_labels():

@@ -70,6 +70,18 @@ def test_swav_has_two_large_and_six_small_crops():
     views = resolve({"swav": {"local": 4}}, "image", (3, 32, 32))
     assert [tuple(view.shape[2:]) for view in views(torch.rand(2, 3, 32, 32))] == [(32, 32)] * 2 + [(16, 16)] * 4
     assert only(views, RandomResizedCrop, 5).scale == (0.05, 0.14)
+    assert only(views, ColorJitter, 5).brightness == 0.4  # half the strength for small images, as everywhere
+    assert only(resolve("swav", "image", (3, 224, 224)), ColorJitter).brightness == 0.8
+
+
+def test_swav_on_digits_has_small_crops_that_show_something():
+    views = resolve({"swav": {"local": 3}}, "image", (1, 8, 8))
+    assert [tuple(view.shape[2:]) for view in views(torch.rand(2, 1, 8, 8))] == [(8, 8)] * 2 + [(4, 4)] * 3
+    assert only(views, RandomResizedCrop, 4).scale == (0.2, 0.4)
+    assert not {HorizontalFlip, ColorJitter} & kinds(views)
+    asked = {"swav": {"local": 1, "local_size": 6, "local_scale": (0.3, 0.5)}}
+    crop = only(resolve(asked, "image", (1, 8, 8)), RandomResizedCrop, 2)
+    assert (crop.size, crop.scale) == ((6, 6), (0.3, 0.5)) or (crop.size, crop.scale) == (6, (0.3, 0.5))
 
 
 def test_auto_chooses_by_the_data():

@@ -11,12 +11,16 @@ from counterpoint.encoders.backbones import MLP, ConvNet
 from counterpoint.encoders.ema import EMA
 from counterpoint.encoders.encoder import Encoder, build, load
 from counterpoint.encoders.heads import ReweightingHead, SymmetricReLU, identity_head, make_head, mlp_head
+from counterpoint.encoders.multihead import MultiHeadProjector
+from counterpoint.encoders.prototypes import Prototypes
 
 __all__ = [
     "EMA",
     "MLP",
     "ConvNet",
     "Encoder",
+    "MultiHeadProjector",
+    "Prototypes",
     "ReweightingHead",
     "SymmetricReLU",
     "build",

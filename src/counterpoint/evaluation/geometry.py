@@ -91,7 +91,7 @@ def _kernel_sum(x: Tensor, start: int, block: int, t: float) -> Tensor:
     return logs.logsumexp(dim=0) if len(others) > 1 else torch.full_like(squares[0], -torch.inf)
 
 
-def tolerance(x: Tensor, labels: Tensor) -> Tensor:
+def tolerance(x: Tensor, labels: Tensor, *, over: str = "same_class") -> Tensor:
     """Mean cosine over all pairs of different items of one class: how much a class may stay together.
 
     From the class sums ``s_c`` of unit vectors, ``sum_c (|s_c|^2 - sum |x_i|^2)``, without forming the pairs.
@@ -99,13 +99,17 @@ def tolerance(x: Tensor, labels: Tensor) -> Tensor:
     Args:
         x: (N, D), normalised inside.
         labels: int64 (N,); items labelled -1 are left out.
+        over: ``"same_class"`` divides by the pairs within classes; ``"all"`` is the paper's mean of
+            ``cosine * [same class]`` over all pairs, which depends on how many classes there are.
 
     Returns:
         Scalar of the dtype of ``x``, differentiable; between -1 and 1.
 
     Raises:
-        ValueError: shapes that do not fit, or no class with two items.
+        ValueError: shapes that do not fit, no class with two items, or an unknown ``over``.
     """
+    if over not in ("same_class", "all"):
+        raise ValueError(f"over: expected 'same_class' or 'all', got {over!r}.")
     _check("x", x, least=2)
     if labels.shape != x.shape[:1]:
         raise ValueError(f"labels: expected shape ({len(x)},), one label a row, got {tuple(labels.shape)}.")
@@ -116,7 +120,7 @@ def tolerance(x: Tensor, labels: Tensor) -> Tensor:
         raise ValueError("labels: no class has two items, so that there is no pair to compare.")
     sums = torch.zeros(len(classes), x.shape[1], dtype=x.dtype, device=x.device).index_add(0, names, x)
     within: Tensor = sums.square().sum() - x.square().sum()
-    return within / pairs
+    return within / (pairs if over == "same_class" else len(x) * (len(x) - 1))
 
 
 def spectrum(x: Tensor, *, center: bool = True) -> Tensor:

@@ -1,49 +1,81 @@
 """What is optimised: losses on embeddings.
 
-Three families share this floor:
+These families share this floor:
 
 * **Contrastive**, a positive term against a log partition over all pairs: :class:`NTXent` (two views of each item),
-  :class:`SupCon` (all items of a class), :class:`InfoNCE` (queries, their keys, and a bank of negatives), and what
-  papers changed in them. SupCon whose classes are the items is NT-Xent; InfoNCE with the batch's other rows as its bank
-  is one half of it. Without the positive in the denominator: :class:`DCL`, :class:`DCLW`. For any number of views:
-  :class:`MVInfoNCE`, :class:`MVDHEL`, :class:`PolyView`, :class:`PairwiseAverage`, :class:`AverageOfOthers`.
+  :class:`SupCon` (all items of a class), :class:`InfoNCE` (queries, their keys, and a bank of negatives).
+  SupCon whose classes are the items is NT-Xent; InfoNCE with the batch's other rows as its bank is one half of it.
+  What papers changed in them:
+
+  - the positive out of the denominator: :class:`DCL`, :class:`DCLW`;
+  - any number of views: :class:`MVInfoNCE`, :class:`MVDHEL`, :class:`PolyView`, :class:`PairwiseAverage`,
+    :class:`AverageOfOthers`;
+  - only the hardest negatives, or all alike: :class:`HardContrastive`, :class:`SimpleContrastive`;
+  - positives and negatives each with a softmax of their own: :class:`CACR`, :class:`CACRQueue`, :class:`CACRMoCoV3`;
+  - a normaliser, and a temperature, remembered for each item: :class:`SogCLR`, :class:`ISogCLR`, and for pairs of
+    modalities :class:`BimodalSogCLR`, :class:`BimodalISogCLR`;
+  - a temperature for each pair: :class:`AMCL`, :class:`AMCLSimSiam`, :class:`AMCLBarlow`.
 * **Ranking**: :class:`GroCo` sorts positives above negatives by a :class:`DifferentiableSort`.
+* **Clustering**: :class:`SwAV` predicts one view's assignment to prototypes from another's.
 * **Predictive**, no negatives: :class:`NegativeCosine` between a prediction and a constant target (BYOL, SimSiam).
-* **Decorrelating**, statistics over the batch instead of pairs: :class:`BarlowTwins`, :class:`VICReg`.
+* **Decorrelating**, statistics over the batch instead of pairs: :class:`BarlowTwins`, :class:`VICReg`;
+  :class:`SpectralContrastive` can be read as either.
 
 All take **raw** embeddings and normalise them where their paper does; return a scalar (``reduction="none"`` gives the
 terms where a loss is a mean of terms); accept float32, float64, bfloat16 and float16 (computed in float32); compute the
 loss of the whole batch across processes; and raise ``ValueError`` naming the argument for what has no right answer.
 """
 
+from counterpoint.objectives.amcl import AMCL, AMCLBarlow, AMCLSimSiam, PairTemperature
 from counterpoint.objectives.barlow import BarlowTwins
+from counterpoint.objectives.cacr import CACR, CACRMoCoV3, CACRQueue
 from counterpoint.objectives.dcl import DCL, DCLW, npc_multiplier
 from counterpoint.objectives.groco import GroCo
+from counterpoint.objectives.hard import HardContrastive, SimpleContrastive, penalty_entropy, relative_penalty
 from counterpoint.objectives.info_nce import InfoNCE
 from counterpoint.objectives.multiview import MVDHEL, AverageOfOthers, MVInfoNCE, PairwiseAverage, PolyView
 from counterpoint.objectives.ntxent import NTXent
 from counterpoint.objectives.predictive import NegativeCosine
+from counterpoint.objectives.sogclr import BimodalISogCLR, BimodalSogCLR, ISogCLR, SogCLR, dro_temperature
 from counterpoint.objectives.sorting import DifferentiableSort
 from counterpoint.objectives.spectral import SpectralContrastive
 from counterpoint.objectives.supcon import SupCon
+from counterpoint.objectives.swav import SwAV
 from counterpoint.objectives.vicreg import VICReg
 
 __all__ = [
+    "AMCL",
+    "CACR",
     "DCL",
     "DCLW",
     "MVDHEL",
+    "AMCLBarlow",
+    "AMCLSimSiam",
     "AverageOfOthers",
     "BarlowTwins",
+    "BimodalISogCLR",
+    "BimodalSogCLR",
+    "CACRMoCoV3",
+    "CACRQueue",
     "DifferentiableSort",
     "GroCo",
+    "HardContrastive",
+    "ISogCLR",
     "InfoNCE",
     "MVInfoNCE",
     "NTXent",
     "NegativeCosine",
+    "PairTemperature",
     "PairwiseAverage",
     "PolyView",
+    "SimpleContrastive",
+    "SogCLR",
     "SpectralContrastive",
     "SupCon",
+    "SwAV",
     "VICReg",
+    "dro_temperature",
     "npc_multiplier",
+    "penalty_entropy",
+    "relative_penalty",
 ]

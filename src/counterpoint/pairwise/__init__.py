@@ -16,10 +16,13 @@ What is no softmax - hinges, sigmoids, thresholds, weighted means - is a sum ove
 Which pairs count is given by group numbers instead of a mask: ``exclude`` leaves out every pair whose two groups are
 equal - "all but myself" with ``arange``, "all but my class" with labels, "all but my own views" with item numbers.
 
+:func:`sinkhorn` assigns rows to columns so that all columns are used alike.
+
 :func:`gather` brings the rows of all processes together so that value and gradient are those of one big batch;
 :func:`synchronize_batchnorm` does for the statistics inside a network what it does for the loss.
 """
 
+from counterpoint.pairwise.assignment import sinkhorn
 from counterpoint.pairwise.batchnorm import synchronize_batchnorm
 from counterpoint.pairwise.distributed import gather, gather_labels
 from counterpoint.pairwise.partition import log_partition, log_partitions
@@ -33,5 +36,6 @@ __all__ = [
     "log_partitions",
     "nearest",
     "pair_sum",
+    "sinkhorn",
     "synchronize_batchnorm",
 ]

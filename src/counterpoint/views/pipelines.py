@@ -35,6 +35,7 @@ from counterpoint.views.vector import FeatureCorruption
 
 Size = int | tuple[int, int]
 SMALL = 32  # pixels: CIFAR-10's side
+TINY = 16
 
 
 def simclr(size: Size, channels: int = 3, strength: float | None = None, blur: bool | None = None) -> Views:
@@ -77,22 +78,42 @@ def byol(size: Size, channels: int = 3, blur: bool | None = None) -> Views:
     return Views([first, second])
 
 
-def swav(size: Size, channels: int = 3, local: int = 6, blur: bool | None = None) -> Views:
+def swav(
+    size: Size,
+    channels: int = 3,
+    local: int = 6,
+    local_size: Size | None = None,
+    local_scale: Range | None = None,
+    strength: float | None = None,
+    blur: bool | None = None,
+) -> Views:
     """SwAV's multi-crop: two views of large crops and ``local`` of small ones (Caron et al. 2020).
 
-    The paper's sizes are 224 and 96; other sizes keep the proportion 3/7, rounded to a multiple of 8 and at least 8.
-    Small crops cover 5 to 14 % of the image, large ones 14 to 100 %. Other arguments as for :func:`simclr`.
+    Up to 16 pixels, where a twentieth of the image would be two pixels and a flip makes another digit, the large views
+    are those of :func:`digits` and the small ones crops without flip or colour; these figures are ours.
 
     Args:
         size: side, or (height, width), of the two large views.
         channels: 1 or 3.
         local: number of small views. Default 6, as in the official code.
+        local_size: of the small views; ``None`` keeps the paper's proportion of 96 to 224, rounded to a multiple of 8
+            and at least 8, and up to 16 pixels is half the side.
+        local_scale: share of the image in a small crop: the paper's 5 to 14 %, and 20 to 40 % up to 16 pixels. Large
+            ones have 14 to 100 %.
+        strength: of the colour distortion, as for :func:`simclr`.
         blur: whether half of the views are blurred; ``None``: above 32 pixels.
     """
-    height, width = (max(8, 8 * round(side * 3 / 7 / 8)) for side in pair(size))
-    after = [*_color(channels, 0.8, 0.8, 0.8, 0.2), *_blur(size, 0.5, blur)]
+    tiny = max(pair(size)) <= TINY
+    sides = [max(2, side // 2) if tiny else max(8, 8 * round(side * 3 / 7 / 8)) for side in pair(size)]
+    local_size = (sides[0], sides[1]) if local_size is None else local_size
+    local_scale = local_scale or ((0.2, 0.4) if tiny else (0.05, 0.14))
+    if tiny:
+        crop = RandomResizedCrop(local_size, scale=local_scale, ratio=_ratio(local_size, (3 / 4, 4 / 3)))
+        return Views([*digits(size, channels).pipelines, *[Pipeline([crop, GaussianNoise(std=0.05)])] * local])
+    strength = (0.5 if _small(size) else 1.0) if strength is None else strength
+    after = [*_color(channels, 0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength), *_blur(size, 0.5, blur)]
     large = Pipeline([*_crop(size, (0.14, 1.0)), *after])
-    small = Pipeline([*_crop((height, width), (0.05, 0.14)), *after])
+    small = Pipeline([*_crop(local_size, local_scale), *after])
     return Views([large] * 2 + [small] * local)
 
 
@@ -197,7 +218,7 @@ def _views(spec: Any, modality: str, shape: Sequence[int], size: Size | None) ->
 def _automatic(modality: str, shape: Sequence[int]) -> str:
     if modality == "vector":
         return "scarf"
-    return "digits" if shape[0] == 1 or min(shape[1:]) <= 16 else "simclr"
+    return "digits" if shape[0] == 1 or min(shape[1:]) <= TINY else "simclr"
 
 
 def _named(name: str, parameters: dict[str, Any], modality: str, shape: Sequence[int], size: Size | None) -> Views:
