@@ -1,6 +1,8 @@
 """What must hold for every objective on any embeddings: symmetries, gradients, limits, and where one is another."""
 
+import inspect
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
@@ -475,3 +477,57 @@ def test_a_small_batch_of_ntxent_takes_a_shorter_way_to_the_same(pair, temperatu
     torch.testing.assert_close(*first)
     second = [torch.autograd.grad(sum(g.square().sum() for g in gradient), pair) for gradient in first]
     torch.testing.assert_close(*second)
+
+
+HOSTILE = {
+    "one item": lambda z: z[:1],
+    "one item, one dimension": lambda z: z[:1, :1],
+    "no items": lambda z: z[:0],
+    "no dimensions": lambda z: z[:, :0],
+    "NaN": lambda z: z.masked_fill(torch.eye(*z.shape, dtype=torch.bool), float("nan")),
+    "infinite": lambda z: z.masked_fill(torch.eye(*z.shape, dtype=torch.bool), -math.inf),
+    "all equal": lambda z: z[:1].expand_as(z),
+    "opposite": lambda z: torch.cat([z[:1], -z[:1].expand(len(z) - 1, -1)]),
+    "orthogonal": lambda z: torch.eye(*z.shape, dtype=z.dtype),
+    "all zero": lambda z: z * 0,
+    "huge": lambda z: z * 1e18,
+    "two items": lambda z: z[:2],
+}
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@quick
+@given(st.sampled_from(sorted(HOSTILE)), st.sampled_from(sorted(HOSTILE)), st.integers(0, 2**31))
+def test_an_answer_or_a_named_refusal_and_never_nan(case, dtype, first, second, seed):
+    """Any two of these as the views, also of different shapes; a refusal begins with the name of an argument."""
+    assume(case.kind is not SwAV or "no dimensions" not in (first, second))  # its scores have prototypes for these
+    made = torch.Generator().manual_seed(seed)
+    z1, z2 = (HOSTILE[name](torch.randn(5, 4, generator=made)).to(dtype) for name in (first, second))
+    z1, z2 = (z.clone().requires_grad_() for z in (z1, z2))
+    refusable = {"NaN", "infinite"} & {first, second} or z1.shape != z2.shape
+    loss = refusal = None
+    try:
+        loss = case(z1, z2)
+    except ValueError as error:
+        refusal = str(error)
+    except RuntimeError:  # the test itself cannot stack them
+        assert z1.shape != z2.shape
+        return
+    if loss is None:
+        assert re.match(r"[\w, \[\]]+: ", refusal)
+        return
+    assert not refusable or z1.shape != z2.shape
+    if case.kind is VICReg and not torch.isfinite(loss):
+        return  # the fourth power is beyond float32, as tested above
+    gradients = torch.autograd.grad(loss, (z1, z2), materialize_grads=True)
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("kind", sorted({c.kind for c in CASES.values() if isinstance(c.kind, type)}, key=str), ids=str)
+def test_a_temperature_is_above_zero(kind):
+    if "temperature" in inspect.signature(kind).parameters:
+        for temperature in (0, -0.1, math.nan, math.inf):
+            with pytest.raises(ValueError, match=r"^temperature: expected a finite number above 0"):
+                kind(temperature=temperature)
