@@ -300,11 +300,18 @@ EXTREMES = {
 @pytest.mark.parametrize("change", EXTREMES.values(), ids=EXTREMES)
 def test_finite_embeddings_give_finite_losses(change):
     for bank in (None, made(9, 4, seed=2, dtype=torch.float32)):
-        for loss in (*(HardContrastive(t, count=4) for t in (1e-12, 1e-4, 1.0)), SimpleContrastive(fraction=0.3)):
+        for loss in (HardContrastive(1e-4), HardContrastive(1.0, count=4), SimpleContrastive(fraction=0.3)):
             z1, z2 = (change(made(6, 4, seed=k, dtype=torch.float32)).requires_grad_() for k in range(2))
             value = loss(z1, z2) if bank is None else loss(z1, z2, bank[:, : z1.shape[1]])
             assert value.isfinite()
             assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(value, (z1, z2)))
+
+
+def test_a_temperature_below_the_rounding_of_the_scores():
+    z1, z2 = (made(700, 37, seed=k, dtype=torch.float32).requires_grad_() for k in range(2))
+    value = HardContrastive(1e-12, count=2, candidates="other")(z1, z2)
+    assert value.isfinite()
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(value, (z1, z2)))
 
 
 def test_a_tile_without_negatives_spoils_no_gradient():

@@ -178,13 +178,16 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this code runs from, marked when it has been changed since."""
-    here = Path(__file__).resolve().parent
-    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The commit of the checkout this code runs from, marked when code has been changed since; results are no code."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    code = (":(top)src", ":(top)claims", ":(top)benchmarks", ":(top,exclude)claims/results")
     try:
-        return subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
+        told = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=5)
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *code], capture_output=True, timeout=5)
     except (OSError, subprocess.SubprocessError):
         return None
+    commit = told.stdout.strip()
+    return commit + ("-dirty" if changed.returncode else "") if told.returncode == 0 and commit else None
 
 
 def _json(path: Path) -> dict[str, Any]:

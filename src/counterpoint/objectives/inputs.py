@@ -54,6 +54,8 @@ def normalize(x: Tensor) -> Tensor:
     entry first. Then all lengths are at least 1 but those of zero rows, whose gradient ``eps`` keeps from being divided
     by almost zero.
     """
+    if not x.numel():
+        return x
     length = ordinary_length(x)
     if length is not None:
         return _Normalize.apply(x, length)[0]  # type: ignore[no-any-return]
