@@ -14,7 +14,7 @@ from counterpoint.experiments.run import Run
 SAME = {"epochs": 2, "limit": 200, "batch_size": 40, "optimizer": "sgd", "lr": 0.01, "threads": 1}
 
 
-@pytest.mark.parametrize("method", ["simclr", "supcon"])
+@pytest.mark.parametrize("method", ["simclr", "supcon", "swav"])
 def test_two_processes_train_what_one_does(tmp_path, method):
     settings = {**SAME, "views": [[], []], "progress": False, "report": False, "monitor": 2}
     one = cp.fit("digits", method, out=str(tmp_path / "one"), **{**settings, "evaluate": False})

@@ -104,12 +104,26 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", ["simclr", "moco"])
-def test_a_run_killed_at_any_step_resumes_bit_for_bit(tmp_path, monkeypatch, method):
-    settings = {**BARE, "batch_size": 64, "epochs": 3, "checkpoint_seconds": 0.0, "monitor": 2}
+ANYWHERE = (1, 3, 5, 9)  # at the start, within the first epoch, at the seam, within the last
+STATEFUL = {  # what else than weights must come back: queues, teachers, prototypes
+    "amcl_moco": {},
+    "cacr_moco": {"queue_size": 32},
+    "hard_contrastive": {"queue_size": 32},
+    "nnclr": {},
+    "swav": {"queue_size": 64, "queue_start": 0.2},
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "stops"),
+    [("simclr", {}, ANYWHERE), ("moco", {}, ANYWHERE), *((name, told, (5,)) for name, told in STATEFUL.items())],
+    ids=["simclr", "moco", *STATEFUL],
+)
+def test_a_run_killed_at_any_step_resumes_bit_for_bit(tmp_path, monkeypatch, method, options, stops):
+    settings = {**BARE, "batch_size": 64, "epochs": 3, "checkpoint_seconds": 0.0, "monitor": 2, "options": options}
     whole = cp.fit("digits", method, out=str(tmp_path / "whole"), **settings)
     write = training.Checkpointer.on_train_batch_start
-    for stop in (1, 3, 5, 9):  # at the start, within the first epoch, at the seam, within the last
+    for stop in stops:
         folder, steps = tmp_path / f"killed{stop}", 0
 
         def die(self, *arguments, stop=stop):

@@ -307,9 +307,10 @@ def test_finite_embeddings_give_finite_losses(change):
             assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(value, (z1, z2)))
 
 
-def test_a_temperature_below_the_rounding_of_the_scores():
-    z1, z2 = (made(700, 37, seed=k, dtype=torch.float32).requires_grad_() for k in range(2))
-    value = HardContrastive(1e-12, count=2, candidates="other")(z1, z2)
+def test_a_temperature_below_the_rounding_of_the_scores(monkeypatch):
+    monkeypatch.setattr("counterpoint.objectives.hard._BLOCK", 1)  # a row at a time, rounded otherwise than a tile
+    z1, z2 = (made(50, 37, seed=k, dtype=torch.float32).requires_grad_() for k in range(2))
+    value = HardContrastive(1e-12, count=2)(z1, z2)
     assert value.isfinite()
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(value, (z1, z2)))
 
