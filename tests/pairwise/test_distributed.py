@@ -9,16 +9,19 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from counterpoint.objectives import (
+    CACR,
     DCL,
     DCLW,
     MVDHEL,
     BarlowTwins,
     GroCo,
+    HardContrastive,
     InfoNCE,
     MVInfoNCE,
     NegativeCosine,
     NTXent,
     PolyView,
+    SimpleContrastive,
     SpectralContrastive,
     SupCon,
     VICReg,
@@ -63,6 +66,9 @@ OBJECTIVES = {
     "PolyView": lambda z, labels, bank: PolyView()(z),
     "GroCo": lambda z, labels, bank: GroCo(3)(z),
     "SpectralContrastive": lambda z, labels, bank: SpectralContrastive()(*z),
+    "HardContrastive": lambda z, labels, bank: HardContrastive(0.3, count=3)(*z),
+    "SimpleContrastive": lambda z, labels, bank: SimpleContrastive(fraction=0.4)(*z),
+    "CACR": lambda z, labels, bank: CACR()(z),
 }
 
 
@@ -206,7 +212,9 @@ def work(rank, shards, store, expected):
     check_single_precision(mine)
     if len(set(shards[:2])) == 2:
         check_ddp(mine, expected)
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # one time in ten, after all of this, a thread of torch's aborts the interpreter's own exit
 
 
 @pytest.mark.parametrize("shards", SHARDS.values(), ids=SHARDS)

@@ -19,17 +19,20 @@ equal - "all but myself" with ``arange``, "all but my class" with labels, "all b
 :func:`sinkhorn` assigns rows to columns so that all columns are used alike.
 
 :func:`gather` brings the rows of all processes together so that value and gradient are those of one big batch;
+for batches whose activations do not fit, :func:`embed_in_chunks` does for the encoder what the tiles do for the matrix;
 :func:`synchronize_batchnorm` does for the statistics inside a network what it does for the loss.
 """
 
 from counterpoint.pairwise.assignment import sinkhorn
 from counterpoint.pairwise.batchnorm import synchronize_batchnorm
+from counterpoint.pairwise.chunks import embed_in_chunks
 from counterpoint.pairwise.distributed import gather, gather_labels
 from counterpoint.pairwise.partition import log_partition, log_partitions
 from counterpoint.pairwise.ranking import nearest
 from counterpoint.pairwise.reduction import pair_sum
 
 __all__ = [
+    "embed_in_chunks",
     "gather",
     "gather_labels",
     "log_partition",
