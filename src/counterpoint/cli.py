@@ -12,6 +12,7 @@ _COMMANDS = {
     "embed": "turn data into vectors with a trained encoder, as Parquet",
     "search": "find what is most like a query",
     "layers": "probe every layer of a run, before and after its projection head",
+    "explain": "put losses side by side under the microscope: what they do to each pair",
     "report": "write the page of a run or a comparison again",
     "export": "hand an encoder on: safetensors or ONNX",
     "papers": "the 72 papers: what runs here, and what was measured",
@@ -66,6 +67,7 @@ begin with:
   counterpoint fit photos/ --method simclr --out runs/photos
   counterpoint search runs/photos query.jpg
   counterpoint layers runs/photos
+  counterpoint explain ntxent,dcl,cacr
 
 Each command explains itself: counterpoint fit --help"""
 
@@ -79,6 +81,7 @@ def _run(command: str, words: list[str]) -> int:
         "embed": ("counterpoint.search", "embed", _show_path),
         "search": ("counterpoint.search", "search", _show_hits),
         "layers": ("counterpoint.experiments.layers", "layers", _show_layers),
+        "explain": ("counterpoint.experiments.explain", "explain", _show_explanation),
         "report": ("counterpoint.experiments.reports", "report", _show_path),
         "export": ("counterpoint.encoders.export", "export", _show_path),
         "papers": ("counterpoint.papers.show", "papers", _show_nothing),
@@ -194,6 +197,27 @@ def _show_layers(found: Any) -> None:
     console = Console()
     console.print(table)
     console.print(f"\n{summary(found.value)}", highlight=False)
+    if found.page is not None:
+        console.print(f"\nopen {found.page}", highlight=False)
+
+
+def _show_explanation(found: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from counterpoint.web.explain import sentences, summary
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    headings = ("loss", "negatives", "1 %", "10 %", "multiplier", "least", "weight", "direction", "gradient")
+    for at, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if at else "left", no_wrap=at > 0, overflow="fold")
+    for loss in found.value["losses"]:
+        table.add_row(loss["name"], *summary(loss["base"]))
+    console = Console()
+    console.print(table)
+    console.print("negatives: effective ones   1 %, 10 %: share of the push on the hardest   weight: of the positives")
+    for words in sentences(found.value).values():
+        console.print(f"\n{words}", highlight=False)
     if found.page is not None:
         console.print(f"\nopen {found.page}", highlight=False)
 

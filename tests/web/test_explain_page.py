@@ -114,4 +114,12 @@ def test_a_logarithmic_axis_has_a_tick_at_each_value():
 
 
 def test_shares():
-    assert [share(x) for x in (0, 0.004, 0.0994, 0.5, None, math.nan)] == ["0 %", "0.4 %", "9.9 %", "50 %", "–", "–"]
+    assert [share(x) for x in (0, 1e-33, 0.004, 0.0994, 0.5, None, math.nan)] == [
+        "0 %",
+        "0 %",
+        "0.4 %",
+        "9.9 %",
+        "50 %",
+        "–",
+        "–",
+    ]
