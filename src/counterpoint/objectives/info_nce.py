@@ -19,11 +19,13 @@ class InfoNCE(nn.Module):
     Args:
         temperature: 0.07, MoCo's (v2 uses 0.2).
         positive_in_denominator: ``False`` drops the first term of the sum (decoupled, as in DCL's MoCo form).
+        normalize: ``False`` takes lengths as they are, for papers that transform unit vectors and leave it at that.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` for the B terms.
 
     Shapes:
-        ``loss(queries, keys, negatives)``: (B, D), (B, D), (K, D), all raw. Keys and negatives usually carry no
-        gradient (MoCo), but may. Memory O((B + K) D).
+        ``loss(queries, keys, negatives, own)``: (B, D), (B, D), (K, D), all raw. Keys and negatives usually carry no
+        gradient (MoCo), but may. ``own`` (B, S, D), optional: S more negatives of each query alone, such as synthetic
+        ones. Memory O((B + K + B S) D).
 
     Raises:
         ValueError: on an empty bank, shapes that differ, non-finite values, temperature <= 0.
@@ -32,21 +34,39 @@ class InfoNCE(nn.Module):
     """
 
     def __init__(
-        self, temperature: float = 0.07, positive_in_denominator: bool = True, reduction: str = "mean"
+        self,
+        temperature: float = 0.07,
+        positive_in_denominator: bool = True,
+        reduction: str = "mean",
+        normalize: bool = True,
     ) -> None:
         super().__init__()
         positive(temperature=temperature)
         self.temperature, self.reduction = temperature, known_reduction(reduction)
-        self.positive_in_denominator = positive_in_denominator
+        self.positive_in_denominator, self.normalize = positive_in_denominator, normalize
 
-    def forward(self, queries: Tensor, keys: Tensor, negatives: Tensor) -> Tensor:
-        queries, keys = (normalize(x) for x in embeddings(queries=queries, keys=keys))
+    def forward(self, queries: Tensor, keys: Tensor, negatives: Tensor, own: Tensor | None = None) -> Tensor:
+        queries, keys = (self._scaled(x) for x in embeddings(queries=queries, keys=keys))
         (negatives,) = embeddings(negatives=negatives)
         if negatives.shape[1:] != queries.shape[1:]:
             raise ValueError(f"negatives: expected (K, {queries.shape[1]}), got {tuple(negatives.shape)}")
+        mine = None if own is None else gather(self._own_partition(queries, own))
         queries, keys = gather(queries), gather(keys)
         attraction = (queries * keys).sum(1) / self.temperature
-        partition = log_partition(queries, normalize(negatives), scale=1 / self.temperature)
+        partition = log_partition(queries, self._scaled(negatives), scale=1 / self.temperature)
+        if mine is not None:
+            partition = torch.logaddexp(partition, mine)
         if self.positive_in_denominator:
             partition = torch.logaddexp(partition, attraction)
         return reduce(partition - attraction, self.reduction)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return normalize(x) if self.normalize else x
+
+    def _own_partition(self, queries: Tensor, own: Tensor) -> Tensor:
+        (own,) = embeddings((3,), own=own)
+        if own.shape[::2] != queries.shape:
+            raise ValueError(f"own: expected ({len(queries)}, S, {queries.shape[1]}), got {tuple(own.shape)}")
+        with torch.autocast(queries.device.type, enabled=False):
+            scores = torch.bmm(self._scaled(own), queries[:, :, None])[:, :, 0]
+        return torch.logsumexp(scores / self.temperature, 1)
