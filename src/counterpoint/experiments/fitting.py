@@ -101,7 +101,8 @@ class Fit:
             self.method.encoder.backbone.compile()
         if self.dataset.modality == "image":
             self.method.to(memory_format=torch.channels_last)
-        precision: Any = training.fast_precision() if a["precision"] == "auto" else a["precision"]
+        precision: Any
+        precision = self.precision = training.fast_precision() if a["precision"] == "auto" else a["precision"]
         together = "LOCAL_WORLD_SIZE" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
         world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) if together else 1
         batches = training.Batches(
@@ -185,7 +186,13 @@ class Fit:
             evaluation = evaluate_encoder(self.method, self.dataset, self.splits, self.folder, seed, layer)
             evaluation.notes.extend(self.notes)
             evaluation.save(self.folder)
-        self.result.set_state("finished", seconds=round(seconds, 3), skipped=self.dataset.skipped, notes=self.notes)
+        self.result.set_state(
+            "finished",
+            seconds=round(seconds, 3),
+            skipped=self.dataset.skipped,
+            notes=self.notes,
+            precision=self.precision,
+        )
         if self.a["report"]:
             from counterpoint.experiments.reports import write_run_report
 
