@@ -7,8 +7,9 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from counterpoint.web.axes import Scale
-from counterpoint.web.explain import bent, curves, explain_page, sentences, share, summary
+from counterpoint.web.explain import explain_page, sentences, share, summary
 from counterpoint.web.figures import Series
+from counterpoint.web.lines import bent, curves
 
 
 def look(multiplier=0.5, full=10.0, **changes):

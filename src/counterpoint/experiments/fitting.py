@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _STATISTICS_ITEMS = 10_000  # enough for a mean and a standard deviation to three digits
 _MONITOR_ITEMS = 512
 _MONITOR_GALLERY = 2048
+_FINDINGS_ITEMS = 256
 Tell = Callable[[float, float, float], None]
 
 
@@ -181,6 +182,7 @@ class Fit:
 
     def _finish(self, seconds: float) -> None:
         self._save_model()
+        self._keep_findings()
         if self.a["evaluate"]:
             layer, seed = self.a["layer"], self.a["seed"]
             evaluation = evaluate_encoder(self.method, self.dataset, self.splits, self.folder, seed, layer)
@@ -198,6 +200,23 @@ class Fit:
 
             write_run_report(self.result, self.dataset, self.method.views)
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+
+    def _keep_findings(self) -> None:
+        """What the method found out; a figure that fails is noted and costs no training."""
+        import numpy as np
+        import torch
+
+        from counterpoint import findings
+
+        some = np.random.default_rng(self.a["seed"]).permutation(self.splits.test)[:_FINDINGS_ITEMS]
+        self.method.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.a["seed"])
+                found = self.method.findings(self.dataset, np.sort(some))
+            findings.save(self.folder, found)
+        except (ValueError, RuntimeError) as error:
+            self._warn(f"the method's own figures could not be made: {error}")
 
     def _save_model(self) -> None:
         """The encoder, which opens by itself, and what :meth:`Run.model` needs to put the head back on it."""

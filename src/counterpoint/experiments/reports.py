@@ -88,6 +88,7 @@ def run_data(run: Run, dataset: Dataset, views: Any = None) -> RunData:
         neighbours=_neighbours(vectors, kept.get("labels")),
         views=example_views(dataset, index, views),
         confusion=evaluation.arrays.get("confusion") if evaluation else None,
+        findings=run.findings,
         seconds=run.status.get("seconds"),
         command=f"counterpoint fit --config {run.folder / 'config.yaml'}",
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from counterpoint.encoders import Encoder
     from counterpoint.evaluation import Evaluation
+    from counterpoint.findings import Finding
     from counterpoint.methods import Method
 
 STATES = ("running", "interrupted", "failed", "finished")
@@ -93,6 +94,13 @@ class Run:
     def histograms(self) -> dict[str, np.ndarray]:
         """Similarities of pairs over training: ``edges``, ``epochs``, ``positive`` and ``negative`` counts."""
         return read_arrays(self.folder / "histograms.npz")
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What the method found out, as figures in plain data; empty for most methods."""
+        from counterpoint import findings
+
+        return findings.load(self.folder)
 
     def encoder(self) -> Encoder:
         """The trained encoder, in evaluation mode."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from counterpoint.encoders import Encoder
+from counterpoint.findings import Finding
 
 Views = Callable[[Tensor], Sequence[Tensor]]
 
@@ -110,6 +111,17 @@ class Method(lightning.LightningModule):
     def project(self, x: Tensor) -> Tensor:
         """The embedding ``z`` (B, D) of one view: what the objective acts on."""
         return self.projector(self.encoder(x))
+
+    def findings(self, dataset: Any, indices: Any) -> Sequence[Finding]:
+        """Figures of what the method found out, for the page of its run. Nothing by default.
+
+        Called once after training, in evaluation mode, without gradients and with torch's generator seeded.
+
+        Args:
+            dataset: what was trained on: ``dataset[indices]`` is a batch, ``dataset.classes`` the names of the labels.
+            indices: int64 (N,), up to 256 positions of test items, ascending.
+        """
+        return ()
 
     def embed_together(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
         """``z`` of views of one size in a single pass, batch statistics shared, as SimCLR's code does."""

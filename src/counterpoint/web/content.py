@@ -8,6 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from counterpoint.findings import Finding
+
 Array = NDArray[Any]
 Thumbnails = Callable[[int], "Array | None"]
 
@@ -40,6 +42,7 @@ class RunData:
             and N <= 5000.
         views: (n, V, H, W, C) uint8, ``V`` views of each of ``n`` examples.
         confusion: (K, K) counts, true class by row.
+        findings: what the method found out, as figures.
         seconds: training time.
         command: what repeats the run in a shell.
     """
@@ -65,6 +68,7 @@ class RunData:
     neighbours: tuple[Array, Array, Array | None] | None = None
     views: Array | None = None
     confusion: Array | None = None
+    findings: Sequence[Finding] = ()
     seconds: float | None = None
     command: str | None = None
 

@@ -19,6 +19,7 @@ import numpy as np
 from counterpoint.files import atomic
 from counterpoint.web import panels, tables
 from counterpoint.web.content import ComparisonData, RunData
+from counterpoint.web.discoveries import discoveries
 from counterpoint.web.figures import Series, cost, curve
 from counterpoint.web.glossary import LEADS, TERMS, metric
 from counterpoint.web.grids import confusion
@@ -58,6 +59,7 @@ def run_page(run: RunData) -> str:
     sections = [
         _section("scores", "Scores", tables.score_table(run.scores, run.descriptions) if run.scores else None),
         _section("training", "Training", _training(run)),
+        _section("findings", "What the method found", discoveries(run.findings)),
         _histograms(runs),
         _maps(runs),
         _neighbours(runs),
