@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from counterpoint.objectives.inputs import embeddings, known_reduction, normalize, ordinary_length, positive
 from counterpoint.pairwise import gather, log_partition
 from counterpoint.pairwise.distributed import is_distributed
-from counterpoint.pairwise.partition import exponentials
+from counterpoint.pairwise.partition import LOG2E, exponentials
 
-_SMALL = 320  # rows; one tile, where calls cost more than arithmetic
+_SMALL = 512  # rows; one tile, where calls cost more than arithmetic
 
 
 class NTXent(nn.Module):
@@ -73,8 +73,8 @@ class _Small(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, length: Tensor, scale: float) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             z = x / length
-            scores = (z @ z.T).mul_(scale)
-            attraction = scores.diagonal(len(z) // 2).sum()
+            scores = (z @ z.T).mul_(scale * LOG2E)
+            attraction = scores.diagonal(len(z) // 2).sum() / LOG2E
             partition, shares, total = exponentials(scores.fill_diagonal_(-torch.inf), 1)
             ctx.scale = scale
             ctx.save_for_backward(x, z, length, shares, total)

@@ -53,7 +53,7 @@ def heatmap(finding: Heatmap) -> Html:
                 style = "t figure strong" if shade > 0.5 else "t figure"
                 marks.append(text(left + (column + 0.5) * cell, top + cell / 2 + 3.5, _brief(value), style, "middle"))
     if cell >= 11:
-        heads = [name if len(name) * LETTER < cell else str(at) for at, name in enumerate(columns)]
+        heads = [short(name, max(1, int(cell / LETTER))) for name in columns]
         marks += [text(left + (at + 0.5) * cell, 15, name, anchor="middle") for at, name in enumerate(heads)]
     foot = 22 + len(rows) * cell + 16
     marks.append(text(left, foot, f"palest {number(low)}, darkest {number(high)}", "t title"))
