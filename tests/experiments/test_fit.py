@@ -76,6 +76,12 @@ def test_the_projection_can_be_scored_instead(run, tmp_path):
     assert 0.3 < other.scores["knn"] <= 1
 
 
+def test_only_the_scores_that_are_asked_for_are_measured(run, tmp_path):
+    some = cp.fit("digits", out=str(tmp_path / "run"), **{**BARE, "evaluate": True}, metrics=["knn", "uniformity"])
+    assert set(some.scores) == {"knn", "uniformity"}
+    assert set(some.scores) < set(run.scores)
+
+
 def test_the_report_names_the_run_and_loads_nothing(run):
     page = (run.folder / "report.html").read_text()
     assert "simclr" in page
@@ -279,6 +285,7 @@ def test_hidden_labels_are_hidden_from_the_method_only(tmp_path):
         ({"batch_size": 1}, "at least 2"),
         ({"encoder": "resnet81"}, "did you mean resnet18"),
         ({"views": "simcrl"}, "simclr"),
+        ({"metrics": ["prob"]}, "metrics.*did you mean 'probe'"),
         ({"layer": "head"}, "layer: expected 'features' or 'projection'"),
         ({"views": "swav"}, "contrasts 2 views, and there are"),
         ({"lr": -1}, "lr"),

@@ -12,7 +12,7 @@ probes (:mod:`~counterpoint.evaluation.probes`), by the clusters they form
 
 from counterpoint.evaluation.clustering import cluster, cluster_accuracy, clustering
 from counterpoint.evaluation.embeddings import UNLABELLED, Embeddings
-from counterpoint.evaluation.evaluate import DESCRIPTIONS, HIGHER_IS_BETTER, Evaluation, evaluate
+from counterpoint.evaluation.evaluate import DESCRIPTIONS, HIGHER_IS_BETTER, Evaluation, evaluate, known_metrics
 from counterpoint.evaluation.feature_weights import (
     class_weights,
     feature_weights,
@@ -58,6 +58,7 @@ __all__ = [
     "inequality",
     "interval",
     "knn",
+    "known_metrics",
     "leaderboard",
     "linear_probe",
     "optimum",

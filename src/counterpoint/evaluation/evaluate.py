@@ -130,7 +130,7 @@ def evaluate(
     Raises:
         ValueError: an unknown metric, dimensions that differ, or views that are not pairs.
     """
-    wanted = _wanted(metrics)
+    wanted = known_metrics(metrics)
     widths = [part.vectors.shape[1] for part in (train, val, test) if part is not None]
     if len(set(widths)) > 1:
         raise ValueError(f"train, val, test: expected one dimension D, got {widths}.")
@@ -152,7 +152,8 @@ def evaluate(
     )
 
 
-def _wanted(metrics: Iterable[str] | None) -> set[str]:
+def known_metrics(metrics: Iterable[str] | None) -> set[str]:
+    """The names asked for, all of them by default; ``ValueError`` for one that is no score."""
     wanted = set(DESCRIPTIONS) if metrics is None else set([metrics] if isinstance(metrics, str) else metrics)
     for name in sorted(wanted - set(DESCRIPTIONS)):
         near = difflib.get_close_matches(name, DESCRIPTIONS, 1)
@@ -284,4 +285,4 @@ def _views(pairs: tuple[np.ndarray, np.ndarray], result: Evaluation) -> None:
     result.scores["view_recall@1"] = float(correct.mean(dtype=np.float64))
 
 
-__all__ = ["DESCRIPTIONS", "HIGHER_IS_BETTER", "UNLABELLED", "Evaluation", "evaluate"]
+__all__ = ["DESCRIPTIONS", "HIGHER_IS_BETTER", "UNLABELLED", "Evaluation", "evaluate", "known_metrics"]

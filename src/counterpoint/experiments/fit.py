@@ -54,6 +54,7 @@ def fit(
     monitor: int = 10,
     checkpoint_seconds: float = 30.0,
     evaluate: bool = True,
+    metrics: list[str] | None = None,
     layer: str = "features",
     report: bool = True,
     resume: bool = False,
@@ -102,6 +103,7 @@ def fit(
         monitor: how many times during training to look at similarities, collapse and kNN accuracy.
         checkpoint_seconds: time between checkpoints.
         evaluate: score the encoder when it is trained.
+        metrics: which scores to measure, e.g. knn and probe; default all that the data allow.
         layer: what is scored: features, the encoder's output that is saved and used; or projection, the head's output
             on which the loss acts.
         report: write report.html.

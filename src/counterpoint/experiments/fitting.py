@@ -44,10 +44,12 @@ class Fit:
     def run(self) -> Run:
         import torch
 
+        from counterpoint.evaluation import known_metrics
         from counterpoint.experiments.training import keep_memory, quiet
 
         quiet()
         keep_memory()
+        known_metrics(self.a.get("metrics"))  # a misspelt one is found out before the training, not after
         if self.a["threads"]:
             torch.set_num_threads(self.a["threads"])
         if self.main:
@@ -185,7 +187,8 @@ class Fit:
         self._keep_findings()
         if self.a["evaluate"]:
             layer, seed = self.a["layer"], self.a["seed"]
-            evaluation = evaluate_encoder(self.method, self.dataset, self.splits, self.folder, seed, layer)
+            metrics = self.a.get("metrics")
+            evaluation = evaluate_encoder(self.method, self.dataset, self.splits, self.folder, seed, layer, metrics)
             evaluation.notes.extend(self.notes)
             evaluation.save(self.folder)
         self.result.set_state(
@@ -350,7 +353,13 @@ def embed_items(module: Any, dataset: Dataset, indices: np.ndarray, batch: int =
 
 
 def evaluate_encoder(
-    method: Method, dataset: Dataset, splits: Splits, folder: Path, seed: int, layer: str = "features"
+    method: Method,
+    dataset: Dataset,
+    splits: Splits,
+    folder: Path,
+    seed: int,
+    layer: str = "features",
+    metrics: list[str] | None = None,
 ) -> Any:
     """Score a layer of the frozen model, features or projection; keep the test part's embeddings for the report."""
     import torch
@@ -374,7 +383,7 @@ def evaluate_encoder(
         assert method.views is not None
         look: Any = method.eval().encoder if layer == "features" else method.eval().project
         pairs: Any = [look(view).float().cpu().numpy() for view in list(method.views(x))[:2]]
-    return evaluate(sets["train"], sets["val"], sets["test"], seed=seed, pairs=tuple(pairs))
+    return evaluate(sets["train"], sets["val"], sets["test"], seed=seed, pairs=tuple(pairs), metrics=metrics)
 
 
 def bar(title: str) -> Tell:

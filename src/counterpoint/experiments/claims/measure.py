@@ -230,6 +230,8 @@ def _run_one(job: _Job) -> _Outcome:
 def _run_fit(job: _Job, arguments: dict[str, Any]) -> _Outcome:
     score = arguments.pop("score")
     arguments.setdefault("evaluate", not callable(score))
+    if not callable(score):
+        arguments.setdefault("metrics", [score])
     arguments |= {"seed": job.seed, "root": job.root or job.setting.root, "out": os.fspath(job.folder)}
     arguments |= {"resume": job.resume, "overwrite": not job.resume, "threads": job.threads, "progress": job.progress}
     run = fit(job.setting.data, **arguments)
