@@ -164,7 +164,7 @@ def environment() -> dict[str, Any]:
             versions[name] = None
     return {
         "time": now(),
-        "command": " ".join(sys.argv),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),

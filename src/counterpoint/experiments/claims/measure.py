@@ -172,7 +172,7 @@ def _setting(claim: Claim, jobs: list[_Job], width: int, root: str | None) -> di
         "description": _description(dataset, jobs[0].folder) if dataset is not None else setting.data,
         "date": last["time"][:10],
         "commit": ", ".join(sorted({outcome.environment["commit"] or "unknown" for outcome in found})),
-        "environment": last,
+        "environment": {name: value for name, value in last.items() if name != "command"},  # it names private paths
         "command": f"counterpoint claim {claim.name} --only {setting.name}",
     }
 
