@@ -3,7 +3,7 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from counterpoint.views import Affine, GaussianNoise, RandomErasing, Rotation, Solarize
+from counterpoint.views import Affine, CenterSuppressedCrop, GaussianNoise, RandomErasing, Rotation, Solarize
 
 
 def images(batch=4, channels=3, height=12, width=17, seed=0):
@@ -74,7 +74,15 @@ def test_noise_has_its_deviation_and_stays_in_range():
 
 
 @pytest.mark.parametrize(
-    "transform", [Affine(degrees=20.0), Rotation(20.0), RandomErasing(p=1), GaussianNoise(), Solarize(p=0.5)]
+    "transform",
+    [
+        Affine(degrees=20.0),
+        CenterSuppressedCrop(),
+        Rotation(20.0),
+        RandomErasing(p=1),
+        GaussianNoise(),
+        Solarize(p=0.5),
+    ],
 )
 def test_equal_samples_differ_and_both_kinds_of_seed_repeat(transform):
     x = images(batch=1).expand(30, -1, -1, -1)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from counterpoint.views import (
+    CenterSuppressedCrop,
     ColorJitter,
     GaussianBlur,
     Grayscale,
@@ -82,6 +83,22 @@ def test_swav_on_digits_has_small_crops_that_show_something():
     asked = {"swav": {"local": 1, "local_size": 6, "local_scale": (0.3, 0.5)}}
     crop = only(resolve(asked, "image", (1, 8, 8)), RandomResizedCrop, 2)
     assert (crop.size, crop.scale) == ((6, 6), (0.3, 0.5)) or (crop.size, crop.scale) == (6, (0.3, 0.5))
+
+
+def test_hallucinators_first_view_keeps_away_from_the_middle_and_its_second_does_not():
+    views = resolve("hallucinator", "image", (3, 32, 32))
+    box = (0.25, 0.25, 0.75, 0.75)
+    assert only(views, CenterSuppressedCrop) == CenterSuppressedCrop(32, (0.2, 1.0), (3 / 4, 4 / 3), box, 0.1)
+    assert views.pipelines[1].transforms[0] == RandomResizedCrop(32, (0.2, 1.0), (3 / 4, 4 / 3))
+    assert views.pipelines[0].transforms[1:] == views.pipelines[1].transforms[1:]
+    large = only(resolve("hallucinator", "image", (3, 224, 224)), CenterSuppressedCrop)
+    assert (large.box, large.alpha) == ((0.2, 0.2, 0.8, 0.8), 0.6)
+    assert GaussianBlur in kinds(resolve("hallucinator", "image", (3, 64, 64)))
+    own = resolve({"hallucinator": {"alpha": 0.3, "box": [0.1, 0.1, 0.9, 0.9]}}, "image", (3, 32, 32))
+    assert only(own, CenterSuppressedCrop).alpha == 0.3
+    assert only(own, CenterSuppressedCrop).box == (0.1, 0.1, 0.9, 0.9)
+    for index in (0, 1):
+        assert not kinds(resolve("hallucinator", "image", (1, 8, 8)), index) & {HorizontalFlip, ColorJitter}
 
 
 def test_auto_chooses_by_the_data():

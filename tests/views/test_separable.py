@@ -1,9 +1,14 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torchvision.transforms.v2 import functional as tv
 
 from counterpoint.views.separable import (
     CenterCrop,
+    CenterSuppressedCrop,
     GaussianBlur,
     HorizontalFlip,
     RandomResizedCrop,
@@ -13,6 +18,7 @@ from counterpoint.views.separable import (
     _blur_step,
     _window_step,
     boxes,
+    suppressed,
 )
 from counterpoint.views.transform import Dice
 
@@ -72,6 +78,81 @@ def test_boxes_that_do_not_fit_fall_back_to_the_largest_central_one():
     x = torch.arange(40.0).view(1, 1, 1, 40).expand(2, 1, 10, 40) / 40
     got = RandomResizedCrop((10, 10), scale=(1.0, 1.0), ratio=(1.0, 1.0))(x)
     torch.testing.assert_close(got, x[..., 15:25], atol=1e-6, rtol=0)
+
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "35-hallucinator.npz")
+
+
+@pytest.mark.paper(35, "parity")
+def test_suppressed_crops_are_the_official_codes():
+    """From the drawn area, ratio and places of the golden rows to the crop, or to another try."""
+    height, width = map(int, GOLDEN["crop_hw"])
+    top, left, bottom, right = map(float, GOLDEN["crop_box"])
+    area, ratio, u, v, *expected = torch.from_numpy(GOLDEN["crop_rows"]).T
+    h, w = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
+    fits = (h <= height) & (w <= width)
+    assert torch.equal(fits, expected[0] >= 0)
+    places = suppressed(height, h, top, bottom, u), suppressed(width, w, left, right, v)
+    for got, wanted in zip((*places, h, w), expected, strict=True):
+        assert torch.equal(got[fits], wanted[fits])
+
+
+def test_a_suppressed_crop_is_the_box_it_draws():
+    crop, x = CenterSuppressedCrop((9, 7), box=(0.3, 0.1, 0.6, 0.9), alpha=0.4), images(batch=6)
+    top, left, h, w, _ = crop.boxes(20, 26, Dice(x, torch.Generator().manual_seed(3)))
+    got = crop(x, torch.Generator().manual_seed(3))
+    for i, box in enumerate(zip(top.int(), left.int(), h.int(), w.int(), strict=True)):
+        expected = tv.resized_crop(x[i], *map(int, box), size=[9, 7], antialias=True)
+        torch.testing.assert_close(got[i], expected, atol=1e-5, rtol=0)
+
+
+def overlap(a, b):
+    """Intersection over union of boxes (top, left, height, width)."""
+    inner = [(torch.minimum(a[i] + a[i + 2], b[i] + b[i + 2]) - torch.maximum(a[i], b[i])).clamp(min=0) for i in (0, 1)]
+    shared = inner[0] * inner[1]
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_two_views_of_hallucinator_share_less_than_two_random_crops(side):
+    dice = Dice(torch.zeros(10_000, 1, 1, 1), torch.Generator().manual_seed(0))
+    plain = RandomResizedCrop(scale=(0.2, 1.0))
+    random, other, suppressed = (c.boxes(side, side, dice) for c in (plain, plain, CenterSuppressedCrop()))
+    gap = overlap(random, other) - overlap(suppressed, other)
+    assert gap.mean() > 4 * gap.std() / 100  # the standard error of 10^4 draws
+    middle = CenterSuppressedCrop(alpha=50.0).boxes(side, side, dice)
+    assert overlap(middle, other).mean() > overlap(suppressed, other).mean()
+
+
+def test_the_middle_of_a_suppressed_crop_stays_in_the_box_and_leaves_its_middle():
+    crop = CenterSuppressedCrop(scale=(0.04, 0.09), ratio=(1.0, 1.0), box=(0.2, 0.4, 0.8, 0.6), alpha=0.1)
+    top, left, h, w, found = crop.boxes(200, 200, Dice(torch.zeros(5000, 1, 1, 1), torch.Generator().manual_seed(0)))
+    assert found.all()
+    row, column = top + h.div(2, rounding_mode="floor"), left + w.div(2, rounding_mode="floor")
+    assert row.min() == 40
+    assert row.max() == 159
+    assert column.min() == 80
+    assert column.max() == 119
+    assert ((row < 50) | (row > 150)).float().mean() > 0.6  # two twelfths of the way, were it uniform
+    assert abs(row.mean() - 100) < 3
+
+
+@pytest.mark.parametrize(
+    "box", [(0.0, 0.0, 1.0, 1.0), (0.9, 0.9, 1.0, 1.0), (0.0, 0.0, 0.0, 0.0), (0.5, 0.5, 0.5, 0.5)]
+)
+def test_suppressed_crops_never_leave_the_image(box):
+    crop = CenterSuppressedCrop(scale=(0.1, 1.0), box=box)
+    top, left, h, w, _ = crop.boxes(17, 11, Dice(torch.zeros(3000, 1, 1, 1), torch.Generator().manual_seed(0)))
+    assert ((top >= 0) & (top + h <= 17) & (left >= 0) & (left + w <= 11)).all()
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.6, 1.0, 3.0])
+def test_draws_of_beta_follow_its_distribution(alpha):
+    draws = Dice(torch.zeros(20_000, 1), torch.Generator().manual_seed(0)).beta(alpha)
+    assert draws.max() < 1
+    steps = np.linspace(0.05, 0.95, 10)
+    share = [(draws.numpy() <= step).mean() for step in steps]
+    assert share == pytest.approx(scipy.stats.beta(alpha, alpha).cdf(steps), abs=0.015)
 
 
 def test_equal_samples_get_different_views_and_a_generator_repeats_them():
@@ -153,6 +234,12 @@ def test_a_kernel_larger_than_the_image_is_refused():
         (lambda: GaussianBlur(sigma=(0, 1)), "sigma"),
         (lambda: GaussianBlur(kernel_size=4), "kernel_size"),
         (lambda: CenterCrop(30)(images()), "size"),
+        (lambda: CenterSuppressedCrop(scale=(0.5, 1.5)), "scale"),
+        (lambda: CenterSuppressedCrop(box=(0.2, 0.2, 0.8)), "box"),
+        (lambda: CenterSuppressedCrop(box=(0.2, 0.2, 0.1, 0.8)), "box"),
+        (lambda: CenterSuppressedCrop(box=(0.2, 0.2, 1.1, 0.8)), "box"),
+        (lambda: CenterSuppressedCrop(alpha=0), "alpha"),
+        (lambda: CenterSuppressedCrop(alpha=(0.1, 0.2)), "alpha"),
     ],
 )
 def test_parameters_without_sense_are_refused_by_name(make, name):

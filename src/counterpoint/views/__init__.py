@@ -8,6 +8,8 @@ and the part of a method that depends most on the data.
 - **Transforms** are frozen dataclasses that act on batches, each sample by a draw of its own:
   :mod:`~counterpoint.views.image` for images (B, C, H, W) in [0, 1], :mod:`~counterpoint.views.vector` for
   vectors (B, F).
+- Views of embeddings: :mod:`~counterpoint.views.features` mixes and extrapolates them, :class:`FeatureHallucinator`
+  learns to invent one.
 - A :class:`Pipeline` is a list of transforms, :class:`Views` a list of pipelines: data, with ``to_config`` and
   ``from_config``.
 - The papers' pipelines have names (:func:`names`), and :func:`resolve` turns a word or a configuration into views for
@@ -23,9 +25,11 @@ Speed comes from algebra, not from processes: crop, resize, flip and blur of a b
 (:mod:`~counterpoint.views.color`).
 """
 
+from counterpoint.views.hallucination import FeatureHallucinator
 from counterpoint.views.image import (
     Affine,
     CenterCrop,
+    CenterSuppressedCrop,
     ColorJitter,
     GaussianBlur,
     GaussianNoise,
@@ -46,9 +50,11 @@ from counterpoint.views.vector import FeatureCorruption, FeatureDropout, Feature
 __all__ = [
     "Affine",
     "CenterCrop",
+    "CenterSuppressedCrop",
     "ColorJitter",
     "FeatureCorruption",
     "FeatureDropout",
+    "FeatureHallucinator",
     "FeatureNoise",
     "FeatureScale",
     "GaussianBlur",

@@ -18,6 +18,7 @@ from torch.nn import functional
 from counterpoint.views.color import ColorJitter, Grayscale
 from counterpoint.views.separable import (
     CenterCrop,
+    CenterSuppressedCrop,
     GaussianBlur,
     HorizontalFlip,
     RandomResizedCrop,
@@ -30,6 +31,7 @@ from counterpoint.views.transform import Dice, Range, Transform
 __all__ = [
     "Affine",
     "CenterCrop",
+    "CenterSuppressedCrop",
     "ColorJitter",
     "GaussianBlur",
     "GaussianNoise",

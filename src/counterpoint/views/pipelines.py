@@ -20,6 +20,7 @@ from typing import Any
 
 from counterpoint.views.image import (
     Affine,
+    CenterSuppressedCrop,
     ColorJitter,
     GaussianBlur,
     GaussianNoise,
@@ -36,6 +37,7 @@ from counterpoint.views.vector import FeatureCorruption
 Size = int | tuple[int, int]
 SMALL = 32  # pixels: CIFAR-10's side
 TINY = 16
+LARGE = 96
 
 
 def simclr(size: Size, channels: int = 3, strength: float | None = None, blur: bool | None = None) -> Views:
@@ -117,6 +119,42 @@ def swav(
     return Views([large] * 2 + [small] * local)
 
 
+def hallucinator(
+    size: Size,
+    channels: int = 3,
+    alpha: float | None = None,
+    box: tuple[float, float, float, float] | None = None,
+    scale: Range | None = None,
+    blur: bool | None = None,
+) -> Views:
+    """Hallucinator's two views (Wu, Hobbs, Hovakimyan 2023): a crop towards the edges of a box, and an ordinary one.
+
+    Colours are MoCo v2's. Up to 16 pixels there is neither flip nor colour, as for :func:`swav`, and crops have 40 to
+    100 % of the image; these figures are ours.
+
+    Args:
+        size: side, or (height, width), of the views.
+        channels: 1 or 3, and any number up to 16 pixels.
+        alpha: of the first crop's place, see :class:`~counterpoint.views.CenterSuppressedCrop`; ``None`` is the
+            official code's 0.1 for small images (here: up to 96 pixels, STL-10's) and 0.6 for larger ones.
+        box: where its middle may lie; ``None`` is the code's, the middle half of each side for small images and 0.2 to
+            0.8 for larger ones.
+        scale: share of the image in a crop; ``None`` is the code's 20 to 100 %.
+        blur: whether half of the views are blurred; ``None``: above 32 pixels.
+    """
+    tiny, large = max(pair(size)) <= TINY, max(pair(size)) > LARGE
+    alpha = alpha if alpha is not None else 0.6 if large else 0.1
+    low, high = (0.2, 0.8) if large else (0.25, 0.75)
+    box = (low, low, high, high) if box is None else box
+    scale = scale or ((0.4, 1.0) if tiny else (0.2, 1.0))
+    ratio = _ratio(size, (3 / 4, 4 / 3))
+    crops = CenterSuppressedCrop(size, scale, ratio, box, alpha), RandomResizedCrop(size, scale, ratio)
+    if tiny:
+        return Views(Pipeline([crop, GaussianNoise(std=0.05)]) for crop in crops)
+    after = [HorizontalFlip(p=0.5), *_color(channels, 0.4, 0.4, 0.4, 0.1), *_blur(size, 0.5, blur)]
+    return Views(Pipeline([crop, *after]) for crop in crops)
+
+
 def digits(size: Size, channels: int = 1) -> Views:
     """Two gentle views for small or grey pictures of things that have a way up, such as handwritten digits.
 
@@ -149,7 +187,15 @@ def identity() -> Views:
 
 
 _NAMED: dict[str, dict[str, Callable[..., Views]]] = {
-    "image": {"simclr": simclr, "mocov2": mocov2, "byol": byol, "swav": swav, "digits": digits, "none": none},
+    "image": {
+        "simclr": simclr,
+        "mocov2": mocov2,
+        "byol": byol,
+        "swav": swav,
+        "hallucinator": hallucinator,
+        "digits": digits,
+        "none": none,
+    },
     "vector": {"scarf": scarf},
 }
 _ANY: dict[str, Callable[..., Views]] = {"identity": identity}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -46,6 +47,26 @@ class Dice:
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers, (B, *shape)."""
         return torch.randn(self.batch, *shape, generator=self.generator, device=self._source).to(self.device)
+
+    def beta(self, alpha: float) -> Tensor:
+        """Numbers of Beta(alpha, alpha) in [0, 1), (B,): below 1 most lie near the ends, above 1 near the middle.
+
+        Uniform numbers go through a table of the distribution's quantiles, interpolated: torch's own draws take no
+        generator.
+        """
+        table = _beta_quantiles(alpha).to(self.device)
+        place = self.uniform().mul_(len(table) - 1)
+        before = place.long().clamp_(max=len(table) - 2)
+        return torch.lerp(table[before], table[before + 1], place - before).clamp_(max=1 - 2**-24)
+
+
+@cache
+def _beta_quantiles(alpha: float) -> Tensor:
+    """Quantiles of Beta(alpha, alpha) at even steps from 0 to 1; 2^14 steps, finer than images have pixels."""
+    from scipy.special import betaincinv
+
+    steps = torch.linspace(0, 1, 2**14 + 1, dtype=torch.float64)
+    return torch.from_numpy(betaincinv(alpha, alpha, steps.numpy())).float()
 
 
 @dataclass(frozen=True)
@@ -86,14 +107,14 @@ class Transform:
         """Require each named parameter to lie in [0, 1]."""
         for name in names:
             value = getattr(self, name)
-            if not _is_number(value) or not 0 <= value <= 1:
+            if not is_number(value) or not 0 <= value <= 1:
                 raise self.fail(name, "a probability between 0 and 1")
 
     def check_range(self, name: str, low: float = -math.inf, high: float = math.inf) -> None:
         """Require the named parameter to be a pair in ascending order within [low, high]."""
         value = getattr(self, name)
         expected = f"a pair (low, high) with {low:g} <= low <= high <= {high:g}"
-        if not isinstance(value, tuple) or len(value) != 2 or not all(_is_number(bound) for bound in value):
+        if not isinstance(value, tuple) or len(value) != 2 or not all(is_number(bound) for bound in value):
             raise self.fail(name, expected)
         if not low <= value[0] <= value[1] <= high:
             raise self.fail(name, expected)
@@ -104,7 +125,7 @@ class Transform:
             value = getattr(self, name)
             if isinstance(value, tuple):
                 self.check_range(name, low=math.ulp(0.0))
-            elif not _is_number(value) or value <= 0:
+            elif not is_number(value) or value <= 0:
                 raise self.fail(name, "a number above 0")
 
     def spread(self, name: str, center: float, low: float = -math.inf, high: float = math.inf) -> Range:
@@ -116,7 +137,7 @@ class Transform:
         if isinstance(value, tuple):
             self.check_range(name, low, high)
             return value
-        if not _is_number(value) or value < 0 or center + value > high:
+        if not is_number(value) or value < 0 or center + value > high:
             most = "" if high == math.inf else f" up to {high - center:g}"
             raise self.fail(name, f"a distance from {center:g} of at least 0{most}, or a pair (low, high)")
         return (max(low, center - value), center + value)
@@ -149,7 +170,8 @@ class Fusible(Transform):
         return changed
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a finite number and no truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
