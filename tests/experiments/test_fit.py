@@ -114,6 +114,7 @@ ANYWHERE = (1, 3, 5, 9)  # at the start, within the first epoch, at the seam, wi
 STATEFUL = {  # what else than weights must come back: queues, teachers, prototypes
     "amcl_moco": {},
     "cacr_moco": {"queue_size": 32},
+    "hallucinator_moco": {"queue_size": 32},
     "hard_contrastive": {"queue_size": 32},
     "nnclr": {},
     "swav": {"queue_size": 64, "queue_start": 0.2},

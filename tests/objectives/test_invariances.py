@@ -27,6 +27,7 @@ from counterpoint.objectives import (
     CACRMoCoV3,
     CACRQueue,
     GroCo,
+    HallucinatedNTXent,
     HardContrastive,
     InfoNCE,
     ISogCLR,
@@ -62,6 +63,11 @@ def views_of(loss, a, b, y):
 
 def pair_of(loss, a, b, y):
     return loss(a, b)
+
+
+def with_opposites(loss, a, b, y):
+    """A second anchor that every type holds exactly and that turns with the first."""
+    return loss(a, -a, b)
 
 
 def by_index(kind):
@@ -132,6 +138,10 @@ CASES = {
     ),
     "CACRMoCoV3": Case(CACRMoCoV3, lambda loss, a, b, y: loss(torch.stack([a, b]), torch.stack([a, b])), smooth=False),
     "GroCo": Case(GroCo, views_of, terms=2, smooth=False),
+    "HallucinatedNTXent": Case(HallucinatedNTXent, with_opposites, swap=False, terms=4),
+    "HallucinatedNTXent masked": Case(
+        lambda **k: HallucinatedNTXent(mask_duplicates=True, **k), with_opposites, swap=False, terms=4
+    ),
     "SogCLR": Case(lambda **k: SimpleNamespace(), by_index(SogCLR), smooth=False),
     "ISogCLR": Case(lambda **k: SimpleNamespace(), by_index(ISogCLR), smooth=False),
     "SpectralContrastive": Case(SpectralContrastive, cosine=False),

@@ -12,6 +12,7 @@ These families share this floor:
     :class:`AverageOfOthers`;
   - only the hardest negatives, or all alike: :class:`HardContrastive`, :class:`SimpleContrastive`;
   - positives and negatives each with a softmax of their own: :class:`CACR`, :class:`CACRQueue`, :class:`CACRMoCoV3`;
+  - a second anchor for each key, invented from the first: :class:`HallucinatedNTXent`;
   - a normaliser, and a temperature, remembered for each item: :class:`SogCLR`, :class:`ISogCLR`, and for pairs of
     modalities :class:`BimodalSogCLR`, :class:`BimodalISogCLR`;
   - a temperature for each pair: :class:`AMCL`, :class:`AMCLSimSiam`, :class:`AMCLBarlow`.
@@ -31,6 +32,7 @@ from counterpoint.objectives.barlow import BarlowTwins
 from counterpoint.objectives.cacr import CACR, CACRMoCoV3, CACRQueue
 from counterpoint.objectives.dcl import DCL, DCLW, npc_multiplier
 from counterpoint.objectives.groco import GroCo
+from counterpoint.objectives.hallucination import HallucinatedNTXent
 from counterpoint.objectives.hard import HardContrastive, SimpleContrastive, penalty_entropy, relative_penalty
 from counterpoint.objectives.info_nce import InfoNCE
 from counterpoint.objectives.multiview import MVDHEL, AverageOfOthers, MVInfoNCE, PairwiseAverage, PolyView
@@ -59,6 +61,7 @@ __all__ = [
     "CACRQueue",
     "DifferentiableSort",
     "GroCo",
+    "HallucinatedNTXent",
     "HardContrastive",
     "ISogCLR",
     "InfoNCE",

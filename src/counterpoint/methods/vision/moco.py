@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from counterpoint.encoders import EMA, Encoder, mlp_head
+from counterpoint.encoders import EMA, Encoder, make_head
 from counterpoint.methods.base import Method, Recipe, Views
 from counterpoint.mining import Queue
 from counterpoint.objectives import InfoNCE
@@ -26,6 +26,8 @@ class MoCo(Method):
         queue_size: K; 65,536 for ImageNet's 1.28 million images, 4,096 for CIFAR's 50,000 in the authors' notebook.
             :func:`counterpoint.fit` takes the same share of the data, a twelfth.
         dim: D of the projection, 128; its hidden layer is as wide as the features (version 2).
+        head: ``"mlp"``, version 2's with batch norm; ``"mlp-plain"``, the official code's, without; ``"linear"``,
+            version 1's (whose temperature is 0.07).
 
     The queue starts with random unit vectors, as in the official code. Keys are pushed after the loss, so that no query
     meets its own key there.
@@ -42,9 +44,12 @@ class MoCo(Method):
         momentum: float = 0.99,
         queue_size: int = 4096,
         dim: int = 128,
+        head: str = "mlp",
     ) -> None:
         super().__init__(encoder, views, recipe)
-        self.projector = mlp_head(encoder.features, encoder.features, dim)
+        if head not in ("mlp", "mlp-plain", "linear"):
+            raise ValueError(f"head: expected 'mlp', 'mlp-plain' or 'linear', got {head!r}")
+        self.projector = make_head(head, encoder.features, dim)
         self.teacher = EMA(nn.Sequential(encoder, self.projector))
         self.queue = Queue(queue_size, dim)
         self.queue.push(normalize(torch.randn(queue_size, dim)))
@@ -57,9 +62,13 @@ class MoCo(Method):
 
     def loss(self, views: Sequence[Tensor], batch: dict[str, Any]) -> Tensor:
         queries, keys = self.project(views[0]), normalize(self.teacher(views[1]).float())
-        loss = self.objective(queries, keys, self.queue())
+        loss = self.contrast(queries, keys)
         self.queue.push(gather(keys))
         return loss
+
+    def contrast(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """The loss of raw queries and the teacher's unit keys, both (B, D), against the queue."""
+        return self.objective(queries, keys, self.queue())
 
     def after_step(self) -> None:
         self.teacher.update(nn.Sequential(self.encoder, self.projector), self.momentum)

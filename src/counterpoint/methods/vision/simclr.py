@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from counterpoint.encoders import Encoder
 from counterpoint.encoders.heads import make_head
@@ -37,7 +37,7 @@ class SimCLR(Method):
     ) -> None:
         super().__init__(encoder, views, recipe)
         self.projector = make_head(head, encoder.features, dim)
-        self.objective = NTXent(temperature)
+        self.objective: nn.Module = NTXent(temperature)
 
     def loss(self, views: Sequence[Tensor], batch: dict[str, Any]) -> Tensor:
         return self.objective(*self.embed_together(views))

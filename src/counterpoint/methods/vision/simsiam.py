@@ -43,5 +43,8 @@ class SimSiam(Method):
 
     def loss(self, views: Sequence[Tensor], batch: dict[str, Any]) -> Tensor:
         z1, z2 = (self.project(view) for view in views)
-        p1, p2 = self.predictor(z1), self.predictor(z2)
+        return self.agree(self.predictor(z1), self.predictor(z2), z1, z2)
+
+    def agree(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
+        """The loss of predictions and projections, all (B, D)."""
         return (self.objective(p1, z2) + self.objective(p2, z1)) / 2
