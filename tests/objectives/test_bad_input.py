@@ -3,12 +3,22 @@
 import pytest
 import torch
 
-from counterpoint.objectives import BarlowTwins, HallucinatedNTXent, InfoNCE, NegativeCosine, NTXent, SupCon, VICReg
+from counterpoint.objectives import (
+    ArbitraryPairs,
+    BarlowTwins,
+    HallucinatedNTXent,
+    InfoNCE,
+    NegativeCosine,
+    NTXent,
+    SupCon,
+    VICReg,
+)
 
 OBJECTIVES = {
     "NTXent": (NTXent, ("z1", "z2")),
     "SupCon": (SupCon, ("z",)),
     "InfoNCE": (InfoNCE, ("queries", "keys", "negatives")),
+    "ArbitraryPairs": (ArbitraryPairs, ("anchors", "keys")),
     "HallucinatedNTXent": (HallucinatedNTXent, ("x", "h", "k")),
     "NegativeCosine": (NegativeCosine, ("predictions", "targets")),
     "BarlowTwins": (BarlowTwins, ("z1", "z2")),
@@ -79,14 +89,14 @@ def test_shapes_that_differ(kind, name, names, shape):
 @pytest.mark.parametrize(("kind", "names"), OBJECTIVES.values(), ids=OBJECTIVES)
 def test_one_item(kind, names):
     given = {name: torch.randn(1, 3) for name in names}
-    if kind in (HallucinatedNTXent, InfoNCE, NegativeCosine):
+    if kind in (ArbitraryPairs, HallucinatedNTXent, InfoNCE, NegativeCosine):
         kind()(**given)  # one item is all they need
     else:
         with pytest.raises(ValueError, match=f"^{names[0]}: expected at least 2 "):
             kind()(**given)
 
 
-@pytest.mark.parametrize("kind", [NTXent, SupCon, InfoNCE, HallucinatedNTXent])
+@pytest.mark.parametrize("kind", [NTXent, SupCon, InfoNCE, HallucinatedNTXent, ArbitraryPairs])
 @pytest.mark.parametrize("temperature", [0, -0.1, float("nan"), float("inf")])
 def test_temperature(kind, temperature):
     with pytest.raises(ValueError, match=r"^temperature: expected a finite number above 0, got"):
@@ -96,7 +106,8 @@ def test_temperature(kind, temperature):
 @pytest.mark.parametrize(
     ("kind", "name", "value"),
     [
-        *((kind, "reduction", "avg") for kind in (NTXent, SupCon, InfoNCE, HallucinatedNTXent, NegativeCosine)),
+        *((kind, "reduction", "avg") for kind in (NTXent, SupCon, InfoNCE, NegativeCosine)),
+        *((kind, "reduction", "avg") for kind in (ArbitraryPairs, HallucinatedNTXent)),
         (SupCon, "base_temperature", 0.0),
         (SupCon, "base_temperature", -1.0),
         (SupCon, "anchors", "second"),

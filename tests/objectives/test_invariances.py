@@ -22,6 +22,7 @@ from counterpoint.objectives import (
     DCL,
     DCLW,
     MVDHEL,
+    ArbitraryPairs,
     AverageOfOthers,
     BarlowTwins,
     CACRMoCoV3,
@@ -68,6 +69,14 @@ def pair_of(loss, a, b, y):
 def with_opposites(loss, a, b, y):
     """A second anchor that every type holds exactly and that turns with the first."""
     return loss(a, -a, b)
+
+
+def gated(loss, a, b, y):
+    """Targets that follow from the classes, behind gates that do too."""
+    own = y.clamp(min=0)
+    rising = torch.linspace(0.1, 1, a.shape[1])
+    table = torch.stack([rising, rising.flip(0), torch.full_like(rising, 0.5)])
+    return loss(a, b, own, (own + 1) % 3, own, table[own % 3])
 
 
 def by_index(kind):
@@ -138,6 +147,8 @@ CASES = {
     ),
     "CACRMoCoV3": Case(CACRMoCoV3, lambda loss, a, b, y: loss(torch.stack([a, b]), torch.stack([a, b])), smooth=False),
     "GroCo": Case(GroCo, views_of, terms=2, smooth=False),
+    "ArbitraryPairs": Case(ArbitraryPairs, swap=False, terms=1),
+    "ArbitraryPairs gated": Case(ArbitraryPairs, gated, swap=False, turns=False),
     "HallucinatedNTXent": Case(HallucinatedNTXent, with_opposites, swap=False, terms=4),
     "HallucinatedNTXent masked": Case(
         lambda **k: HallucinatedNTXent(mask_duplicates=True, **k), with_opposites, swap=False, terms=4

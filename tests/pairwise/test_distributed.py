@@ -13,6 +13,7 @@ from counterpoint.objectives import (
     DCL,
     DCLW,
     MVDHEL,
+    ArbitraryPairs,
     BarlowTwins,
     GroCo,
     HallucinatedNTXent,
@@ -67,6 +68,10 @@ OBJECTIVES = {
     "PolyView": lambda z, labels, bank: PolyView()(z),
     "GroCo": lambda z, labels, bank: GroCo(3)(z),
     "SpectralContrastive": lambda z, labels, bank: SpectralContrastive()(*z),
+    "ArbitraryPairs": lambda z, labels, bank: ArbitraryPairs()(*z),
+    "ArbitraryPairs gated": lambda z, labels, bank: ArbitraryPairs(exclude_self=True)(
+        *z, labels, (labels + 1) % 3, labels, z[0].sigmoid()
+    ),
     "HallucinatedNTXent": lambda z, labels, bank: HallucinatedNTXent(0.5)(z[0], z.sum(0), z[1]),
     "HallucinatedNTXent masked": lambda z, labels, bank: HallucinatedNTXent(0.5, True)(z[0], z.sum(0), z[1]),
     "HardContrastive": lambda z, labels, bank: HardContrastive(0.3, count=3)(*z),

@@ -4,12 +4,13 @@ An :class:`Encoder` is a backbone that standardises its own input and knows how 
 folder of two files (``config.json``, ``model.safetensors``) that :func:`load` opens again without executing anything.
 Backbones by name: ``convnet`` (small images, quick on a processor), ``mlp`` (vectors), or any model of timm.
 Around it: :func:`mlp_head` for projection and prediction heads, :func:`make_head` for others by name, :class:`EMA` for
-a momentum teacher.
+a momentum teacher, :class:`PairGate` for the coordinates that two classes share.
 """
 
 from counterpoint.encoders.backbones import MLP, ConvNet
 from counterpoint.encoders.ema import EMA
 from counterpoint.encoders.encoder import Encoder, build, load
+from counterpoint.encoders.gates import PairGate
 from counterpoint.encoders.heads import ReweightingHead, SymmetricReLU, identity_head, make_head, mlp_head
 from counterpoint.encoders.multihead import MultiHeadProjector
 from counterpoint.encoders.prototypes import Prototypes
@@ -20,6 +21,7 @@ __all__ = [
     "ConvNet",
     "Encoder",
     "MultiHeadProjector",
+    "PairGate",
     "Prototypes",
     "ReweightingHead",
     "SymmetricReLU",

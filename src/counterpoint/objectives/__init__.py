@@ -12,6 +12,7 @@ These families share this floor:
     :class:`AverageOfOthers`;
   - only the hardest negatives, or all alike: :class:`HardContrastive`, :class:`SimpleContrastive`;
   - positives and negatives each with a softmax of their own: :class:`CACR`, :class:`CACRQueue`, :class:`CACRMoCoV3`;
+  - positives of any class, compared behind gates: :class:`ArbitraryPairs`;
   - a second anchor for each key, invented from the first: :class:`HallucinatedNTXent`;
   - a normaliser, and a temperature, remembered for each item: :class:`SogCLR`, :class:`ISogCLR`, and for pairs of
     modalities :class:`BimodalSogCLR`, :class:`BimodalISogCLR`;
@@ -28,6 +29,7 @@ loss of the whole batch across processes; and raise ``ValueError`` naming the ar
 """
 
 from counterpoint.objectives.amcl import AMCL, AMCLBarlow, AMCLSimSiam, PairTemperature
+from counterpoint.objectives.arbitrary import ArbitraryPairs
 from counterpoint.objectives.barlow import BarlowTwins
 from counterpoint.objectives.cacr import CACR, CACRMoCoV3, CACRQueue
 from counterpoint.objectives.dcl import DCL, DCLW, npc_multiplier
@@ -53,6 +55,7 @@ __all__ = [
     "MVDHEL",
     "AMCLBarlow",
     "AMCLSimSiam",
+    "ArbitraryPairs",
     "AverageOfOthers",
     "BarlowTwins",
     "BimodalISogCLR",
