@@ -116,6 +116,7 @@ STATEFUL = {  # what else than weights must come back: queues, teachers, prototy
     "cacr_moco": {"queue_size": 32},
     "hallucinator_moco": {"queue_size": 32},
     "hard_contrastive": {"queue_size": 32},
+    "hydra": {"gate_kind": "gumbel", "gate_embed": 16, "gate_hidden": 16},
     "nnclr": {},
     "swav": {"queue_size": 64, "queue_start": 0.2},
 }
