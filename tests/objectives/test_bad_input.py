@@ -6,6 +6,8 @@ import torch
 from counterpoint.objectives import (
     ArbitraryPairs,
     BarlowTwins,
+    GroupInfoNCE,
+    GroupNTXent,
     HallucinatedNTXent,
     InfoNCE,
     NegativeCosine,
@@ -20,6 +22,8 @@ OBJECTIVES = {
     "InfoNCE": (InfoNCE, ("queries", "keys", "negatives")),
     "ArbitraryPairs": (ArbitraryPairs, ("anchors", "keys")),
     "HallucinatedNTXent": (HallucinatedNTXent, ("x", "h", "k")),
+    "GroupNTXent": (GroupNTXent, ("z1", "z2")),
+    "GroupInfoNCE": (GroupInfoNCE, ("x", "y")),
     "NegativeCosine": (NegativeCosine, ("predictions", "targets")),
     "BarlowTwins": (BarlowTwins, ("z1", "z2")),
     "VICReg": (VICReg, ("z1", "z2")),
@@ -96,7 +100,7 @@ def test_one_item(kind, names):
             kind()(**given)
 
 
-@pytest.mark.parametrize("kind", [NTXent, SupCon, InfoNCE, HallucinatedNTXent, ArbitraryPairs])
+@pytest.mark.parametrize("kind", [NTXent, SupCon, InfoNCE, HallucinatedNTXent, ArbitraryPairs, GroupNTXent, GroupInfoNCE])
 @pytest.mark.parametrize("temperature", [0, -0.1, float("nan"), float("inf")])
 def test_temperature(kind, temperature):
     with pytest.raises(ValueError, match=r"^temperature: expected a finite number above 0, got"):
@@ -106,7 +110,7 @@ def test_temperature(kind, temperature):
 @pytest.mark.parametrize(
     ("kind", "name", "value"),
     [
-        *((kind, "reduction", "avg") for kind in (NTXent, SupCon, InfoNCE, NegativeCosine)),
+        *((kind, "reduction", "avg") for kind in (NTXent, SupCon, InfoNCE, NegativeCosine, GroupNTXent, GroupInfoNCE)),
         *((kind, "reduction", "avg") for kind in (ArbitraryPairs, HallucinatedNTXent)),
         (SupCon, "base_temperature", 0.0),
         (SupCon, "base_temperature", -1.0),

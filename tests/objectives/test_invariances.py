@@ -28,6 +28,8 @@ from counterpoint.objectives import (
     CACRMoCoV3,
     CACRQueue,
     GroCo,
+    GroupInfoNCE,
+    GroupNTXent,
     HallucinatedNTXent,
     HardContrastive,
     InfoNCE,
@@ -153,6 +155,8 @@ CASES = {
     "HallucinatedNTXent masked": Case(
         lambda **k: HallucinatedNTXent(mask_duplicates=True, **k), with_opposites, swap=False, terms=4
     ),
+    "GroupNTXent": Case(GroupNTXent, lambda loss, a, b, y: loss(a, b, y), terms=2),
+    "GroupInfoNCE": Case(GroupInfoNCE, lambda loss, a, b, y: loss(a, b, y), terms=1),
     "SogCLR": Case(lambda **k: SimpleNamespace(), by_index(SogCLR), smooth=False),
     "ISogCLR": Case(lambda **k: SimpleNamespace(), by_index(ISogCLR), smooth=False),
     "SpectralContrastive": Case(SpectralContrastive, cosine=False),

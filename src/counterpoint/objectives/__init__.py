@@ -16,6 +16,7 @@ These families share this floor:
   - a second anchor for each key, invented from the first: :class:`HallucinatedNTXent`;
   - a normaliser, and a temperature, remembered for each item: :class:`SogCLR`, :class:`ISogCLR`, and for pairs of
     modalities :class:`BimodalSogCLR`, :class:`BimodalISogCLR`;
+  - negatives from an anchor's own group alone: :class:`GroupNTXent`, and for two modalities :class:`GroupInfoNCE`;
   - a temperature for each pair: :class:`AMCL`, :class:`AMCLSimSiam`, :class:`AMCLBarlow`.
 * **Ranking**: :class:`GroCo` sorts positives above negatives by a :class:`DifferentiableSort`.
 * **Clustering**: :class:`SwAV` predicts one view's assignment to prototypes from another's.
@@ -34,6 +35,7 @@ from counterpoint.objectives.barlow import BarlowTwins
 from counterpoint.objectives.cacr import CACR, CACRMoCoV3, CACRQueue
 from counterpoint.objectives.dcl import DCL, DCLW, npc_multiplier
 from counterpoint.objectives.groco import GroCo
+from counterpoint.objectives.groups import GroupInfoNCE, GroupNTXent
 from counterpoint.objectives.hallucination import HallucinatedNTXent
 from counterpoint.objectives.hard import HardContrastive, SimpleContrastive, penalty_entropy, relative_penalty
 from counterpoint.objectives.info_nce import InfoNCE
@@ -64,6 +66,8 @@ __all__ = [
     "CACRQueue",
     "DifferentiableSort",
     "GroCo",
+    "GroupInfoNCE",
+    "GroupNTXent",
     "HallucinatedNTXent",
     "HardContrastive",
     "ISogCLR",
