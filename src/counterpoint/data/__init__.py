@@ -16,10 +16,23 @@ copying of pixels, and a million images cost the memory of one batch. Labels are
 batches is a pure function of ``(seed, epoch)``, whatever the number of processes.
 """
 
-from counterpoint.data.batching import EpochSampler, batches, loader
+from counterpoint.data.batching import EpochSampler, GroupSampler, batches, loader
 from counterpoint.data.builtin import names
 from counterpoint.data.dataset import Batch, Dataset, Names
 from counterpoint.data.sources import load
 from counterpoint.data.splits import Splits, few, split
 
-__all__ = ["Batch", "Dataset", "EpochSampler", "Names", "Splits", "batches", "few", "load", "loader", "names", "split"]
+__all__ = [
+    "Batch",
+    "Dataset",
+    "EpochSampler",
+    "GroupSampler",
+    "Names",
+    "Splits",
+    "batches",
+    "few",
+    "load",
+    "loader",
+    "names",
+    "split",
+]

@@ -81,6 +81,149 @@ class EpochSampler(Sampler[np.ndarray]):
             yield batch[self.rank :: self.world]
 
 
+class GroupSampler(Sampler[np.ndarray]):
+    """Batches that are each drawn from a single group of items (MCL: Zhang et al., ECCV 2024, arXiv 2402.11816).
+
+    A pass takes each group's items in a new order and cuts them into batches; what is left of a group at its end makes
+    a smaller batch of at least ``least`` items, or waits for another pass. Groups take turns, those that are through
+    being left out. The passes follow each other, and an epoch is the next ``length`` batches of them; so an epoch that
+    is shorter than a pass leaves no group out for good.
+
+    The order is a function of ``(seed, epoch)`` and the processes share each batch, as with :class:`EpochSampler`.
+
+    Args:
+        indices: as for :class:`EpochSampler`.
+        groups: (len(indices),) integers, the group of each.
+        batch_size: of the global batch.
+        least: items in the smallest batch; default ``batch_size``, as the authors' code has it.
+        small: what becomes of a group of fewer items than that. ``"drop"``, the authors' way: they never appear, and
+            ``unseen`` counts them. ``"merge"``: small groups are joined, in the order of their numbers, until they
+            make a batch; numbers of :func:`counterpoint.mining.cluster_pseudo_labels` are near where the first stages
+            agree. What remains joins the group before.
+        order: ``"round_robin"``, as the authors' code, or ``"random"``.
+        length: batches in an epoch; default those of a pass.
+        seed, rank, world: as for :class:`EpochSampler`.
+
+    Attributes:
+        pool: (len(indices),) the merged group of each item, numbered from 0.
+        sizes: items in each of these.
+        small: how many of the groups given were too small.
+        unseen: items that are never drawn.
+        left: items that a pass leaves out, those included.
+
+    Raises:
+        ValueError: no indices; groups of another length; ``least`` outside 2 (or ``world``) to ``batch_size``; an
+            option that is not known; no group that makes a batch.
+
+    Unlike the authors' code, which takes the permutation from torch's global generator, no process can draw another
+    order than the others.
+    """
+
+    def __init__(
+        self,
+        indices: np.ndarray | int,
+        groups: np.ndarray,
+        batch_size: int,
+        *,
+        least: int | None = None,
+        small: str = "drop",
+        order: str = "round_robin",
+        length: int | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        plain = EpochSampler(indices, batch_size, seed=seed, rank=rank, world=world)  # which checks what they share
+        self.indices, self.batch_size = plain.indices, batch_size
+        groups = np.asarray(groups)
+        if groups.shape != self.indices.shape or groups.dtype.kind not in "iu":
+            raise ValueError(
+                f"groups: expected ({len(self.indices)},) integers, got {groups.shape} of type {groups.dtype}."
+            )
+        for name, value, known in (("small", small, ("drop", "merge")), ("order", order, ("round_robin", "random"))):
+            if value not in known:
+                raise ValueError(f"{name}: expected {' or '.join(map(repr, known))}, got {value!r}.")
+        self.least = batch_size if least is None else least
+        if not max(world, min(2, batch_size)) <= self.least <= batch_size:
+            raise ValueError(
+                f"least: expected {max(world, min(2, batch_size))} to batch_size = {batch_size}, got {self.least}."
+            )
+        if length is not None and length < 1:
+            raise ValueError(f"length: expected at least 1 batch, got {length}.")
+        self.order, self.seed, self.rank, self.world = order, seed, rank, world
+        number, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
+        self.small = int((sizes < self.least).sum())
+        self.pool = (_merged(sizes, self.least) if small == "merge" else np.arange(len(sizes)))[number]
+        self.sizes = np.bincount(self.pool)
+        batches_of = self._batches_of(self.sizes)
+        self.unseen = int(self.sizes[batches_of == 0].sum())
+        full = np.minimum(self.sizes, self.sizes // batch_size * batch_size)
+        rest = self.sizes - full
+        self.left = int(rest[rest < self.least].sum())
+        self.batches_in_pass = int(batches_of.sum())
+        if not self.batches_in_pass:
+            raise ValueError(
+                f"groups: none of the {len(sizes)} groups has the {self.least} items of a batch, the largest has "
+                f"{int(sizes.max())}. Choose a smaller batch_size or least, or small='merge'."
+            )
+        self.length = self.batches_in_pass if length is None else length
+        self.epoch, self.skip = 0, 0
+
+    def _batches_of(self, sizes: np.ndarray) -> np.ndarray:
+        full, rest = np.divmod(sizes, self.batch_size)
+        return full + (rest >= self.least)
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Choose the epoch; ``skip`` leaves out its first batches, to go on from the middle of one."""
+        self.epoch, self.skip = epoch, skip
+
+    def __len__(self) -> int:
+        return self.length - self.skip
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        at, end = self.epoch * self.length + self.skip, (self.epoch + 1) * self.length
+        while at < end:
+            number, first = divmod(at, self.batches_in_pass)
+            some = self._pass(number)[first : first + end - at]
+            for batch in some:
+                yield batch[self.rank :: self.world]
+            at += len(some)
+
+    def _pass(self, number: int) -> list[np.ndarray]:
+        """The batches of a pass, in order."""
+        rng = np.random.default_rng([self.seed, number])
+        order = rng.permutation(len(self.indices))
+        order = order[np.argsort(self.pool[order], kind="stable")]
+        turns = []
+        for pool in np.split(self.indices[order], np.cumsum(self.sizes)[:-1]):
+            cut = [pool[start : start + self.batch_size] for start in range(0, len(pool), self.batch_size)]
+            turns.append([batch for batch in cut if len(batch) >= self.least])
+        rounds = max(map(len, turns))
+        batches = [turn[i] for i in range(rounds) for turn in turns if i < len(turn)]
+        return [batches[i] for i in rng.permutation(len(batches))] if self.order == "random" else batches
+
+
+def _merged(sizes: np.ndarray, least: int) -> np.ndarray:
+    """The number (from 0) under which each group goes when small ones are joined until they have ``least`` items."""
+    pool, made, waiting = np.zeros(len(sizes), dtype=np.int64), 0, 0
+    opened: list[int] = []
+    for group, size in enumerate(sizes):
+        if size >= least:
+            pool[group] = made
+            made += 1
+            continue
+        opened.append(group)
+        waiting += size
+        if waiting >= least:
+            pool[opened] = made
+            made, opened, waiting = made + 1, [], 0
+    if opened:  # to the group before them, to the one after where there is none, or to themselves
+        before = [group for group in range(opened[0]) if group not in opened]
+        others = [group for group in range(len(sizes)) if group not in opened]
+        pool[opened] = pool[before[-1]] if before else pool[others[0]] if others else 0
+    return pool
+
+
 def batches(
     dataset: Dataset,
     indices: np.ndarray | None = None,
