@@ -5,11 +5,13 @@ folder of two files (``config.json``, ``model.safetensors``) that :func:`load` o
 Backbones by name: ``convnet`` (small images, quick on a processor), ``mlp`` (vectors), or any model of timm.
 Around it: :func:`mlp_head` for projection and prediction heads, :func:`make_head` for others by name, :class:`EMA` for
 a momentum teacher, :class:`PairGate` for the coordinates that two classes share.
+a momentum teacher; :func:`ensemble` for several encoders as one.
 """
 
 from counterpoint.encoders.backbones import MLP, ConvNet
 from counterpoint.encoders.ema import EMA
 from counterpoint.encoders.encoder import Encoder, build, load
+from counterpoint.encoders.ensemble import StageEnsemble, ensemble, integrate
 from counterpoint.encoders.gates import PairGate
 from counterpoint.encoders.heads import ReweightingHead, SymmetricReLU, identity_head, make_head, mlp_head
 from counterpoint.encoders.multihead import MultiHeadProjector
@@ -24,9 +26,12 @@ __all__ = [
     "PairGate",
     "Prototypes",
     "ReweightingHead",
+    "StageEnsemble",
     "SymmetricReLU",
     "build",
+    "ensemble",
     "identity_head",
+    "integrate",
     "load",
     "make_head",
     "mlp_head",

@@ -108,7 +108,8 @@ def build(
     """Make an encoder by name.
 
     Args:
-        name: ``"convnet"``, ``"mlp"``, or a timm model such as ``"resnet18"`` (``timm:NAME`` if it is ours too).
+        name: ``"convnet"``, ``"mlp"``, a timm model such as ``"resnet18"`` (``timm:NAME`` if it is ours too), or
+            ``"ensemble"`` of ``members``, each a mapping of ``name`` and ``arguments``.
         shape: of one item: (C, H, W) for images, (F,) for vectors.
         mean, std: of the training data, see :class:`Encoder`.
         pretrained: timm only: download weights from the hub (tens to hundreds of MB), or take them from its cache.
@@ -123,6 +124,8 @@ def build(
     modality = {1: "vector", 3: "image"}.get(len(shape))
     if modality is None or min(shape) < 1:
         raise ValueError(f"shape: expected (C, H, W) or (F,) of positive sizes, got {shape}")
+    if name == "ensemble":
+        return _ensemble(shape, mean, std, pretrained, **arguments)
     if name == "mlp":
         backbone: nn.Module = _call(MLP, name, torch.Size(shape).numel(), **arguments)
     elif modality == "vector":
@@ -136,6 +139,28 @@ def build(
     features = int(getattr(backbone, "features", 0) or getattr(backbone, "num_features"))  # noqa: B009
     config = {"name": name, "shape": list(shape), "modality": modality, "arguments": arguments}
     return Encoder(backbone, config, features, mean, std)
+
+
+def _ensemble(
+    shape: tuple[int, ...],
+    mean: Any,
+    std: Any,
+    pretrained: bool,
+    members: Sequence[dict[str, Any]] = (),
+    normalize_each: bool = False,
+) -> Encoder:
+    from counterpoint.encoders.ensemble import ensemble
+
+    for member in members:
+        if not isinstance(member, dict) or not {"name"} <= set(member) <= {"name", "arguments"}:
+            raise ValueError(f"members: expected a name, and arguments if any, for each, got {member!r}")
+        if member["name"] == "ensemble":
+            raise ValueError("members: an ensemble cannot be a member of another")
+    # a file that is opened must not make anything be fetched, whatever its members say
+    built = [{**member.get("arguments", {}), "pretrained": pretrained, "mean": mean, "std": std} for member in members]
+    return ensemble(
+        [build(member["name"], shape, **each) for member, each in zip(members, built, strict=True)], normalize_each
+    )
 
 
 def _call(kind: type[nn.Module], name: str, *fixed: Any, **arguments: Any) -> nn.Module:
