@@ -15,7 +15,7 @@ SAME = {"epochs": 2, "limit": 200, "batch_size": 40, "optimizer": "sgd", "lr": 0
 SAME["precision"] = "32-true"  # halves of a batch are rounded otherwise than the whole
 
 
-@pytest.mark.parametrize("method", ["simclr", "supcon", "swav"])
+@pytest.mark.parametrize("method", ["simclr", "supcon", "swav", "mcl"])
 def test_two_processes_train_what_one_does(tmp_path, method):
     settings = {**SAME, "views": [[], []], "progress": False, "report": False, "monitor": 2}
     one = cp.fit("digits", method, out=str(tmp_path / "one"), **{**settings, "evaluate": False})

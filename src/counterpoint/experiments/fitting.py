@@ -109,12 +109,13 @@ class Fit:
         together = "LOCAL_WORLD_SIZE" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
         world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) if together else 1
         batches = training.Batches(
-            loader(self.shown, self.train, size, seed=a["seed"], drop_last=True, rank=rank(), world=world)
+            loader(self.shown, self.train, size, seed=a["seed"], drop_last=True, rank=rank(), world=world),
+            self.method.grouping,
         )
         checkpointer = training.Checkpointer(self.folder, a["checkpoint_seconds"])
         callbacks = [
             training.SeedSteps(a["seed"], batches),
-            training.Recorder(self.folder, self._monitor(epochs) if a["monitor"] else None),
+            training.Recorder(self.folder, self._monitor(epochs) if a["monitor"] else None, lambda: batches.facts),
             checkpointer,
         ]
         trainer = lightning.Trainer(
@@ -146,6 +147,8 @@ class Fit:
         if trainer.interrupted:
             raise KeyboardInterrupt
         history = self.result.metrics
+        for note in training.group_notes(history) if self.main else []:
+            self._warn(note)
         return history[-1]["seconds"] if history else time.monotonic() - started
 
     def _monitor(self, epochs: int) -> Any:

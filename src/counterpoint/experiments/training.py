@@ -14,6 +14,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from counterpoint.data import GroupSampler
 from counterpoint.evaluation.embeddings import Embeddings
 from counterpoint.evaluation.geometry import collapse
 from counterpoint.evaluation.neighbours import knn
 from counterpoint.experiments.run import read_arrays, read_lines, write_arrays
 from counterpoint.files import atomic
+from counterpoint.mining import Grouping
 from counterpoint.objectives.inputs import normalize
 
 EDGES = np.linspace(-1, 1, 81)
@@ -48,18 +51,66 @@ class Batches:
 
     The epoch and the batches to skip are read when the first batch is asked for: Lightning makes its iterator before it
     says which epoch begins.
+
+    Args:
+        loader: of an ordinary epoch.
+        grouping: asked before each epoch: groups from one of which each of its batches is to be drawn, or ``None``.
+            Epochs of groups have as many batches as ordinary ones, and their batches say which group they are of,
+            ``batch["group"]`` (B,).
+
+    Attributes:
+        facts: of the epoch, where its batches are drawn from groups: how many ``groups`` there are, how many of those
+            that were asked for were too ``small`` for a batch, and how many items stay ``unseen``.
     """
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self.loader, self.epoch, self.skip = loader, 0, 0
+    def __init__(self, loader: DataLoader[Any], grouping: Callable[[], Grouping | None] = lambda: None) -> None:
+        self.loader, self.grouping, self.epoch, self.skip = loader, grouping, 0, 0
         self.length = len(loader)  # of a whole epoch, also while a part of one is skipped
+        self.facts: dict[str, int] = {}
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[Any]:
-        self.loader.sampler.set_epoch(self.epoch, skip=self.skip)  # type: ignore[attr-defined]
-        yield from self.loader
+        grouping = self.grouping()
+        if grouping is None:
+            self.facts = {}
+            self.loader.sampler.set_epoch(self.epoch, skip=self.skip)  # type: ignore[attr-defined]
+            yield from self.loader
+        else:
+            yield from self._of_groups(grouping)
+
+    def _of_groups(self, grouping: Grouping) -> Iterator[Any]:
+        plain: Any = self.loader.sampler
+        groups = grouping.labels.cpu().numpy()[plain.indices]
+        sampler = GroupSampler(
+            plain.indices,
+            groups,
+            plain.batch_size,
+            least=grouping.smallest(plain.batch_size),
+            small=grouping.small,
+            order=grouping.order,
+            length=self.length,
+            seed=plain.seed,
+            rank=plain.rank,
+            world=plain.world,
+        )
+        self.facts = {"groups": len(sampler.sizes), "small": sampler.small, "unseen": sampler.unseen}
+        sampler.set_epoch(self.epoch, skip=self.skip)
+        pool = torch.zeros(len(grouping.labels), dtype=torch.int64)
+        pool[torch.from_numpy(plain.indices)] = torch.from_numpy(sampler.pool)
+        dataset: Any = self.loader.dataset
+        for indices in sampler:
+            batch = dataset[indices]
+            yield {**batch, "group": pool[batch["index"]]}
+
+    def items(self, batch_size: int = 512) -> Iterator[Any]:
+        """This process's share of all the items, each once and as they are, in batches."""
+        plain: Any = self.loader.sampler
+        dataset: Any = self.loader.dataset
+        mine = plain.indices[plain.rank :: plain.world]
+        for start in range(0, len(mine), batch_size):
+            yield dataset[mine[start : start + batch_size]]
 
 
 class SeedSteps(Callback):
@@ -99,10 +150,18 @@ class Checkpointer(Callback):
 
 
 class Recorder(Callback):
-    """A line per epoch in ``metrics.jsonl``; on resume, lines of epochs that are done again are dropped."""
+    """A line per epoch in ``metrics.jsonl``; on resume, lines of epochs that are done again are dropped.
 
-    def __init__(self, folder: Path, watch: Callable[[lightning.LightningModule, int], dict[str, Any]] | None) -> None:
-        self.path, self.watch = folder / "metrics.jsonl", watch
+    What ``facts`` says at the end of an epoch, such as those of :class:`Batches`, goes into its line.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        watch: Callable[[lightning.LightningModule, int], dict[str, Any]] | None,
+        facts: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self.path, self.watch, self.facts = folder / "metrics.jsonl", watch, facts
         self.total, self.batches, self.started = 0.0, 0, time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,6 +193,7 @@ class Recorder(Callback):
             "step": trainer.global_step,
             "loss": self.total / max(1, self.batches),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            **self.facts(),
         }
         self.total, self.batches = 0.0, 0
         if trainer.is_global_zero:
@@ -142,6 +202,25 @@ class Recorder(Callback):
             row["seconds"] = round(self.before + time.monotonic() - self.started, 3)
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+
+
+def group_notes(rows: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each stretch of epochs whose batches were drawn from the same groups.
+
+    Args:
+        rows: of ``metrics.jsonl``, of all epochs, those before a resumption included.
+    """
+    notes = []
+    with_groups = (row for row in rows if "groups" in row)
+    for facts, stretch in groupby(with_groups, key=lambda row: (row["groups"], row["small"], row["unseen"])):
+        epochs = [row["epoch"] for row in stretch]
+        groups, small, unseen = facts
+        told = f"epochs {epochs[0]} to {epochs[-1]}: each batch is of one of {groups} groups"
+        if small:
+            what = f"left out, and {unseen} items with them" if unseen else "merged with their neighbours"
+            told += f"; {small} groups were too small for a batch and were {what}"
+        notes.append(told)
+    return notes
 
 
 class Monitor:

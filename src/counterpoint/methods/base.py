@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from counterpoint.encoders import Encoder
 from counterpoint.findings import Finding
+from counterpoint.mining import Grouping
 
 Views = Callable[[Tensor], Sequence[Tensor]]
 
@@ -54,8 +56,13 @@ class Recipe:
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
-    def optimizers(self, module: nn.Module, total: int) -> tuple[torch.optim.Optimizer, Any]:
-        """Optimiser and schedule over ``total`` steps for the parameters of ``module`` that take a gradient."""
+    def optimizers(
+        self, module: nn.Module, total: int, starts: Sequence[int] = (0,)
+    ) -> tuple[torch.optim.Optimizer, Any]:
+        """Optimiser and schedule over ``total`` steps for the parameters of ``module`` that take a gradient.
+
+        The schedule, warm-up included, begins anew at each of ``starts``, of which the first is 0.
+        """
         parameters = [p for p in module.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
@@ -67,7 +74,13 @@ class Recipe:
             optimizer = torch.optim.AdamW(groups, lr=self.lr, foreach=True)
         else:
             optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=0.9, foreach=True)
-        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.factor(step, total))
+        ends = [*starts[1:], total]
+
+        def factor(step: int) -> float:
+            part = bisect_right(starts, step) - 1
+            return self.factor(step - starts[part], ends[part] - starts[part])
+
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 class Method(lightning.LightningModule):
@@ -111,6 +124,13 @@ class Method(lightning.LightningModule):
     def project(self, x: Tensor) -> Tensor:
         """The embedding ``z`` (B, D) of one view: what the objective acts on."""
         return self.projector(self.encoder(x))
+
+    def grouping(self) -> Grouping | None:
+        """Groups of items from one of which each batch of the coming epoch is to be drawn; ``None``: from all.
+
+        :func:`counterpoint.fit` asks before each epoch, after ``on_train_epoch_start``.
+        """
+        return None
 
     def findings(self, dataset: Any, indices: Any) -> Sequence[Finding]:
         """Figures of what the method found out, for the page of its run. Nothing by default.

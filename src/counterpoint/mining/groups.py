@@ -17,7 +17,7 @@ class Grouping:
         labels: int64 (items,), the group of each item of the data set.
         order: ``"round_robin"``, a batch of each group in turn, or ``"random"``.
         small: what becomes of groups of fewer than ``least`` items: ``"drop"`` or ``"merge"`` with their neighbours.
-        least: items in the smallest batch; ``None`` is the batch size.
+        least: items in the smallest batch or, below 1, their share of a whole one; ``None``: whole batches only.
 
     All but ``labels`` as in :class:`counterpoint.data.GroupSampler`.
     """
@@ -25,7 +25,13 @@ class Grouping:
     labels: Tensor
     order: str = "round_robin"
     small: str = "drop"
-    least: int | None = None
+    least: float | None = None
+
+    def smallest(self, batch_size: int) -> int:
+        """Items in the smallest batch."""
+        if self.least is None:
+            return batch_size
+        return int(self.least) if self.least >= 1 else min(batch_size, max(2, int(self.least * batch_size)))
 
 
 def cluster_pseudo_labels(
