@@ -13,7 +13,8 @@ from counterpoint.encoders import build
 from counterpoint.experiments import training
 from counterpoint.methods import Recipe
 from counterpoint.methods.vision.mcl import MCL
-from counterpoint.mining import spherical_kmeans
+from counterpoint.methods.vision.simclr import SimCLR
+from counterpoint.mining import Grouping, spherical_kmeans
 from counterpoint.objectives import GroupNTXent
 from counterpoint.objectives.inputs import normalize
 
@@ -217,16 +218,41 @@ def test_features_of_length_one(tmp_path):
     torch.testing.assert_close(h.norm(dim=2), torch.ones(5, 2))
 
 
+class WithinPatients(SimCLR):
+    """As in docs/stages.md: a method of the user's own that asks for groups."""
+
+    def __init__(self, encoder, views=None, recipe=None, *, patients):
+        super().__init__(encoder, views, recipe)
+        self.patients = torch.tensor(patients)
+
+    def grouping(self):
+        return Grouping(self.patients, small="merge", least=16)
+
+
+def test_any_method_can_ask_for_groups(tmp_path, monkeypatch):
+    patients = [i % 7 if i % 50 else 9 for i in range(400)]
+    seen = watched(monkeypatch, lambda module, batch, trainer: module.patients[batch["index"]].unique().tolist())
+    run = fit(tmp_path, method=WithinPatients, epochs=3, patients=patients)
+    assert {len(who) for who in seen} == {1, 2}  # patient 9 has but 8 pictures
+    assert {len(who) for who in seen if 9 not in who} == {1}
+    assert sorted({each for who in seen for each in who}) == [0, 1, 2, 3, 4, 5, 6, 9]
+    assert run.status["notes"] == [
+        "epochs 0 to 2: each batch is of one of 7 groups; too small for a batch: 1 groups, merged with their neighbours"
+    ]
+
+
 def test_small_groups_do_not_vanish_unseen(tmp_path):
     dropped = fit(tmp_path, epochs=2, clusters=40, small="drop", least=8)
     row = dropped.metrics[-1]
     assert row["small"] > 0
     assert row["unseen"] > 0
-    note = f"epochs 1 to 1: each batch is of one of {row['groups']} groups; {row['small']} groups were too small for a "
-    assert dropped.status["notes"] == [f"{note}batch and were left out, and {row['unseen']} items with them"]
+    assert dropped.status["notes"] == [
+        f"epochs 1 to 1: each batch is of one of {row['groups']} groups; too small for a batch: {row['small']} groups, "
+        f"left out with {row['unseen']} items"
+    ]
     merged = fit(tmp_path, "merged", epochs=2, clusters=40, least=8)
     assert merged.metrics[-1]["unseen"] == 0
-    assert merged.status["notes"][0].endswith("were merged with their neighbours")
+    assert merged.status["notes"][0].endswith(" groups, merged with their neighbours")
     with pytest.raises(ValueError, match=r"^groups: none of the \d+ groups has the 64 items of a batch"):
         fit(tmp_path, "none", epochs=2, clusters=40, small="drop", least=None)
 

@@ -217,8 +217,8 @@ def group_notes(rows: list[dict[str, Any]]) -> list[str]:
         groups, small, unseen = facts
         told = f"epochs {epochs[0]} to {epochs[-1]}: each batch is of one of {groups} groups"
         if small:
-            what = f"left out, and {unseen} items with them" if unseen else "merged with their neighbours"
-            told += f"; {small} groups were too small for a batch and were {what}"
+            told += f"; too small for a batch: {small} groups, "
+            told += f"left out with {unseen} items" if unseen else "merged with their neighbours"
         notes.append(told)
     return notes
 
