@@ -172,3 +172,53 @@ def test_count_repeats_the_pipelines_in_turn():
     for count in (0, 1.5, True):
         with pytest.raises(ValueError, match="count of at least 1"):
             resolve({"simclr": {"count": count}}, modality="image", shape=(3, 48, 48))
+
+
+@pytest.mark.paper(64, "parity")
+@pytest.mark.parametrize(
+    ("name", "crop", "jitter", "blur", "solarize"),
+    [
+        ("simclr_strong", 0.08, (0.8, 0.8, 0.8, 0.2, 0.8), 0.5, (0, 0)),
+        ("simclr_weak", 0.08, (0.4, 0.4, 0.4, 0.1, 0.8), 0.5, (0, 0)),
+        ("adainf", 0.2, (0.4, 0.4, 0.4, 0.1, 0.4), 0.5, (0, 0)),
+        ("asymmetric", 0.08, (0.4, 0.4, 0.2, 0.1, 0.8), 0, (0, 0.2)),
+        ("adainf_asymmetric", 0.2, (0.4, 0.4, 0.2, 0.1, 0.4), 0, (0, 0.2)),
+    ],
+)
+def test_adainf_has_the_figures_of_the_official_configurations(name, crop, jitter, blur, solarize):
+    views = resolve(name, "image", (3, 32, 32))
+    assert views.n == 2
+    for index in (0, 1):
+        assert only(views, RandomResizedCrop, index) == RandomResizedCrop(32, (crop, 1.0), (3 / 4, 4 / 3))
+        assert only(views, ColorJitter, index) == ColorJitter(*jitter[:4], p=jitter[4])
+        assert only(views, Grayscale, index).p == 0.2
+        assert only(views, HorizontalFlip, index).p == 0.5
+        assert (GaussianBlur in kinds(views, index)) == (blur > 0)
+        assert not blur or only(views, GaussianBlur, index) == GaussianBlur((0.1, 2.0), p=blur)
+        assert (Solarize in kinds(views, index)) == (solarize[index] > 0)
+        assert not solarize[index] or only(views, Solarize, index).p == solarize[index]
+
+
+def test_knobs_say_how_strong_the_views_are():
+    views = resolve({"adainf": {"crop": 0.4, "jitter": 1.0, "strength": 0.1, "blur": False}}, "image", (3, 32, 32))
+    assert only(views, RandomResizedCrop).scale == (0.4, 1.0)
+    assert only(views, ColorJitter) == ColorJitter(0.8 * 0.1, 0.8 * 0.1, 0.8 * 0.1, 0.2 * 0.1, p=1.0)
+    assert GaussianBlur not in kinds(views)
+    with pytest.raises(ValueError, match="views: adainf cannot take"):
+        resolve({"adainf": {"crops": 0.4}}, "image", (3, 32, 32))
+
+
+def test_adainf_on_digits_is_a_weaker_form_of_their_views():
+    shape = (1, 8, 8)
+    plain = resolve("digits", "image", shape)
+    assert resolve("simclr_strong", "image", shape) == resolve("asymmetric", "image", shape) == plain
+    assert resolve({"digits": {"strength": 1.0}}, "image", shape) == plain
+    x = torch.rand(256, *shape)
+    changes = []
+    for name in ("adainf", "simclr_weak", "simclr_strong"):
+        view = resolve(name, "image", shape)(x, torch.Generator().manual_seed(0))[0]
+        changes.append(float((view - x).square().mean()))
+    assert changes == sorted(changes)
+    assert changes[0] < 0.7 * changes[2]
+    with pytest.raises(ValueError, match="strength: expected"):
+        resolve({"digits": {"strength": 0}}, "image", shape)

@@ -19,6 +19,7 @@ batches is a pure function of ``(seed, epoch)``, whatever the number of processe
 from counterpoint.data.batching import EpochSampler, GroupSampler, batches, loader
 from counterpoint.data.builtin import names
 from counterpoint.data.dataset import Batch, Dataset, Names
+from counterpoint.data.inflation import InflatedDataset, open_generated
 from counterpoint.data.sources import load
 from counterpoint.data.splits import Splits, few, split
 
@@ -27,6 +28,7 @@ __all__ = [
     "Dataset",
     "EpochSampler",
     "GroupSampler",
+    "InflatedDataset",
     "Names",
     "Splits",
     "batches",
@@ -34,5 +36,6 @@ __all__ = [
     "load",
     "loader",
     "names",
+    "open_generated",
     "split",
 ]

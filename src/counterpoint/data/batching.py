@@ -4,6 +4,8 @@ A run that was killed and resumed must see what it would have seen, and a run on
 process sees. So the order is never a state that advances: it is computed from the seed and the number of the epoch,
 cut into global batches, and process ``rank`` of ``world`` takes rows ``rank::world`` of each. The processes' batches
 together are the batch of a single process.
+
+A position that is to be drawn several times an epoch occurs several times; the order keeps its occurrences apart.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ class EpochSampler(Sampler[np.ndarray]):
     """Gives out the indices of whole batches; for ``DataLoader(dataset, sampler=..., batch_size=None)``.
 
     Args:
-        indices: positions in the dataset to draw from, or how many (then ``0 .. indices-1``).
+        indices: positions in the dataset to draw from, or how many (then ``0 .. indices-1``). One that occurs c times
+            comes once in each of c equal shares of an epoch, so that it hardly meets itself in a batch.
         batch_size: of the *global* batch, over all processes.
         seed: of the order; any integer from 0.
         shuffle: False keeps the order of ``indices`` in every epoch.
@@ -62,6 +65,8 @@ class EpochSampler(Sampler[np.ndarray]):
             raise ValueError(f"seed: expected an integer from 0, got {seed}.")
         self.batch_size, self.seed, self.shuffle, self.drop_last = batch_size, seed, shuffle, drop_last
         self.rank, self.world = rank, world
+        items, times = np.unique(self.indices, return_counts=True)
+        self._repeated = (items, times) if len(items) < size else None
         self.epoch, self.skip = 0, 0
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
@@ -75,7 +80,8 @@ class EpochSampler(Sampler[np.ndarray]):
     def __iter__(self) -> Iterator[np.ndarray]:
         order = self.indices
         if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+            rng = np.random.default_rng([self.seed, self.epoch])
+            order = rng.permutation(order) if self._repeated is None else _apart(*self._repeated, rng)
         for number in range(self.skip, self.skip + len(self)):
             batch = order[number * self.batch_size : (number + 1) * self.batch_size]
             yield batch[self.rank :: self.world]
@@ -222,6 +228,20 @@ def _merged(sizes: np.ndarray, least: int) -> np.ndarray:
         others = [group for group in range(len(sizes)) if group not in opened]
         pool[opened] = pool[before[-1]] if before else pool[others[0]] if others else 0
     return pool
+
+
+def _apart(items: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each item as often as ``times`` says, in random order, occurrences of one item apart.
+
+    The epoch is as many passes as the most frequent item has occurrences, each shuffled by itself. An item of c
+    occurrences cuts the epoch into c equal shares and falls once into each, shifted by a draw of its own.
+    """
+    passes, number = int(times.max()), np.repeat(times, times)
+    turn = np.arange(len(number)) - np.repeat(np.cumsum(times) - times, times)
+    shift = np.repeat(rng.random(len(times)), times)
+    part = np.floor((turn + shift) * passes / number)
+    order: np.ndarray = np.repeat(items, times)[np.argsort(part + rng.random(len(part)))]
+    return order
 
 
 def batches(

@@ -156,6 +156,89 @@ def hallucinator(
 
 
 def digits(size: Size, channels: int = 1) -> Views:
+
+
+def simclr_strong(
+    size: Size,
+    channels: int = 3,
+    crop: float = 0.08,
+    jitter: float = 0.8,
+    strength: float = 1.0,
+    blur: bool | None = True,
+    tiny: float = 1.0,
+) -> Views:
+    """The standard views of AdaInf's study (Wang et al. 2024; ``symmetric`` in the official code), with knobs.
+
+    They are SimCLR's at full strength and with blur also at 32 pixels, where :func:`simclr` changes colours half as
+    much and does not blur. Up to 16 pixels, where such crops show nothing and a flip makes another digit, the views
+    are those of :func:`digits`; how strong they are in each of the pipelines of this family is ours.
+
+    Args:
+        size: side, or (height, width), of the views.
+        channels: 1 or 3.
+        crop: smallest share of the image in a crop; 0.02 to 0.4 in the paper's ablation.
+        jitter: probability of a change of colour.
+        strength: of that change: brightness, contrast and saturation by 0.8, hue by 0.2, times this; 0.1 to 2 in the
+            paper's ablation, where we take the factor to be of the same kind.
+        blur: whether half of the views are blurred, by 0.1 to 2 pixels; ``None``: above 32 pixels.
+        tiny: strength of :func:`digits` up to 16 pixels, in place of the three knobs.
+    """
+    if max(pair(size)) <= TINY:
+        return digits(size, channels, strength=tiny)
+    color = _color(channels, 0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength, p=jitter)
+    return Views([Pipeline([*_crop(size, (crop, 1.0)), *color, *_blur(size, 0.5, blur)])] * 2)
+
+
+def simclr_weak(size: Size, channels: int = 3, strength: float = 0.5, tiny: float = 0.75, **knobs: Any) -> Views:
+    """:func:`simclr_strong` with half its changes of colour (``symmetric_weak`` in AdaInf's official code)."""
+    return simclr_strong(size, channels, strength=strength, tiny=tiny, **knobs)
+
+
+def adainf(
+    size: Size,
+    channels: int = 3,
+    crop: float = 0.2,
+    jitter: float = 0.4,
+    strength: float = 0.5,
+    tiny: float = 0.5,
+    **knobs: Any,
+) -> Views:
+    """AdaInf's weak views, for data that generated ones have made many (Wang et al. 2024; ``symmetric_adainf``).
+
+    :func:`simclr_strong` with crops of at least a fifth of the image and colours that change half as often and half
+    as much.
+    """
+    return simclr_strong(size, channels, crop, jitter, strength, tiny=tiny, **knobs)
+
+
+def asymmetric(
+    size: Size,
+    channels: int = 3,
+    crop: float = 0.08,
+    jitter: float = 0.8,
+    strength: float = 1.0,
+    tiny: float = 1.0,
+) -> Views:
+    """The standard pair for BYOL and Barlow Twins in AdaInf's study (``asymmetric`` in the official code).
+
+    Knobs as for :func:`simclr_strong`; at strength 1 brightness and contrast change by 0.4, saturation by 0.2 and hue
+    by 0.1. There is no blur, and a fifth of the second views are solarised.
+    """
+    if max(pair(size)) <= TINY:
+        return digits(size, channels, strength=tiny)
+    color = _color(channels, 0.4 * strength, 0.4 * strength, 0.2 * strength, 0.1 * strength, p=jitter)
+    shared = [*_crop(size, (crop, 1.0)), *color]
+    return Views([Pipeline(shared), Pipeline([*shared, Solarize(threshold=0.5, p=0.2)])])
+
+
+def adainf_asymmetric(
+    size: Size, channels: int = 3, crop: float = 0.2, jitter: float = 0.4, strength: float = 1.0, tiny: float = 0.5
+) -> Views:
+    """AdaInf's weak pair for BYOL and Barlow Twins (``asymmetric_adainf`` in the official code)."""
+    return asymmetric(size, channels, crop, jitter, strength, tiny)
+
+
+def digits(size: Size, channels: int = 1, strength: float = 1.0) -> Views:
     """Two gentle views for small or grey pictures of things that have a way up, such as handwritten digits.
 
     No flip, which turns a 2 into something else, and no change of colour: small turns, shifts and magnifications, which
@@ -165,9 +248,13 @@ def digits(size: Size, channels: int = 1) -> Views:
     Args:
         size: side, or (height, width), of the views.
         channels: any number.
+        strength: of everything: angles, shifts, magnifications (0.9 to 1.3 at 1) and noise, times this; up to 4.
     """
-    warp = Affine(degrees=15.0, translate=(0.1, 0.1), scale=(0.9, 1.3), shear=10.0)
-    pipeline = Pipeline([Resize(size), warp, GaussianNoise(std=0.05)])
+    if not 0 < strength <= 4:
+        raise ValueError(f"strength: expected a number above 0 and up to 4, got {strength}.")
+    shift, scale = 0.1 * strength, (0.9**strength, 1 + 0.3 * strength)
+    warp = Affine(degrees=15.0 * strength, translate=(shift, shift), scale=scale, shear=10.0 * strength)
+    pipeline = Pipeline([Resize(size), warp, GaussianNoise(std=0.05 * strength)])
     return Views([pipeline] * 2)
 
 
@@ -193,6 +280,11 @@ _NAMED: dict[str, dict[str, Callable[..., Views]]] = {
         "byol": byol,
         "swav": swav,
         "hallucinator": hallucinator,
+        "simclr_strong": simclr_strong,
+        "simclr_weak": simclr_weak,
+        "asymmetric": asymmetric,
+        "adainf": adainf,
+        "adainf_asymmetric": adainf_asymmetric,
         "digits": digits,
         "none": none,
     },
@@ -308,15 +400,17 @@ def _crop(size: Size, scale: Range) -> list[Transform]:
     return [RandomResizedCrop(size, scale=scale, ratio=_ratio(size, (3 / 4, 4 / 3))), HorizontalFlip(p=0.5)]
 
 
-def _color(channels: int, brightness: float, contrast: float, saturation: float, hue: float) -> list[Transform]:
+def _color(
+    channels: int, brightness: float, contrast: float, saturation: float, hue: float, p: float = 0.8
+) -> list[Transform]:
     if channels == 1:
-        return [ColorJitter(brightness, contrast, p=0.8)]
+        return [ColorJitter(brightness, contrast, p=p)]
     if channels != 3:
         raise ValueError(
             f"channels must be 1 or 3 for views that change colours, got {channels}; "
             "give a list of transforms without ColorJitter and Grayscale."
         )
-    return [ColorJitter(brightness, contrast, saturation, hue, p=0.8), Grayscale(p=0.2)]
+    return [ColorJitter(brightness, contrast, saturation, hue, p=p), Grayscale(p=0.2)]
 
 
 def _blur(size: Size, p: float, blur: bool | None) -> list[Transform]:
