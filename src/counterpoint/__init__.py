@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "fit": "counterpoint.experiments.fit",
     "compare": "counterpoint.experiments.compare",
+    "generate": "counterpoint.experiments.generate",
     "Run": "counterpoint.experiments.run",
     "Comparison": "counterpoint.experiments.compare",
     "ContrastiveEncoder": "counterpoint.experiments.estimator",
@@ -30,6 +31,7 @@ _FLOORS = (
     "encoders",
     "evaluation",
     "experiments",
+    "generators",
     "methods",
     "mining",
     "objectives",

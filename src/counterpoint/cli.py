@@ -9,6 +9,7 @@ from typing import Any
 _COMMANDS = {
     "fit": "train an encoder on your data by one method",
     "compare": "train several methods alike and say which is best, and whether that is real",
+    "generate": "train a generator on your data and draw new items from it, for fit --generated",
     "embed": "turn data into vectors with a trained encoder, as Parquet",
     "search": "find what is most like a query",
     "layers": "probe every layer of a run, before and after its projection head",
@@ -78,6 +79,7 @@ def _run(command: str, words: list[str]) -> int:
     module, name, show = {
         "fit": ("counterpoint.experiments.fit", "fit", _show_run),
         "compare": ("counterpoint.experiments.compare", "compare", _show_comparison),
+        "generate": ("counterpoint.experiments.generate", "generate", _show_generated),
         "embed": ("counterpoint.search", "embed", _show_path),
         "search": ("counterpoint.search", "search", _show_hits),
         "layers": ("counterpoint.experiments.layers", "layers", _show_layers),
@@ -157,6 +159,20 @@ def _show_comparison(comparison: Any) -> None:
     for note in board["notes"]:
         console.print(note, highlight=False)
     console.print(f"\nopen {comparison.folder / 'report.html'}", highlight=False)
+
+
+def _show_generated(found: Any) -> None:
+    about = found.about
+    quality = about["quality"] or {}
+    print(f"{about['count']:,} items by {about['method']} from {about['trained_on']:,} of {about['data']}")
+    if "frechet" in quality:
+        print(
+            f"Fréchet distance {quality['frechet']:.3g}, of held-out items {quality['frechet_held_out']:.3g} "
+            f"({quality['space']})\n"
+            f"nearest training item {quality['nearest']:.3f} away, of held-out items "
+            f"{quality['nearest_held_out']:.3f}; {quality['closer_than_held_out']:.1%} are closer than 99 % of those"
+        )
+    print(found.items)
 
 
 def _show_path(path: Any) -> None:

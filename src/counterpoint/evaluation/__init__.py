@@ -20,6 +20,7 @@ from counterpoint.evaluation.feature_weights import (
     optimum,
     population_loss,
 )
+from counterpoint.evaluation.generated import frechet, nearest
 from counterpoint.evaluation.geometry import (
     Collapse,
     alignment,
@@ -54,6 +55,7 @@ __all__ = [
     "evaluate",
     "feature_weights",
     "few_label_probe",
+    "frechet",
     "holm",
     "inequality",
     "interval",
@@ -61,6 +63,7 @@ __all__ = [
     "known_metrics",
     "leaderboard",
     "linear_probe",
+    "nearest",
     "optimum",
     "population_loss",
     "retrieval",

@@ -45,6 +45,8 @@ def fit(
     split_seed: int = 0,
     labels_per_class: int | None = None,
     splits: Any = None,
+    generated: Any = None,
+    real_repeats: int = 10,
     precision: str = "auto",
     compile: bool = False,
     accelerator: str = "auto",
@@ -94,6 +96,11 @@ def fit(
         split_seed: of the split; the same for all methods that are compared.
         labels_per_class: hide all training labels but so many per class.
         splits: a .npz of train, val and test positions, such as a run's splits.npz; from Python also a Splits.
+        generated: more training items, which a generator made: a folder that ``counterpoint generate`` wrote, or images
+            or vectors in any form that data may have; or gmm or diffusion, or {gmm: {count: 5000}}, to train one first
+            on this run's training part. They have no labels, and nothing is ever measured on them.
+        real_repeats: with generated items, how often an epoch draws each real one while it draws each generated one
+            once. 10, as in AdaInf. An epoch is longer with generated items: compare at equal ``steps``.
         precision: auto (bfloat16 where the hardware has it), 32-true, bf16-mixed, 16-mixed, 64-true.
         compile: compile the encoder; pays off after some minutes of training.
         accelerator: auto, cpu, gpu, ...: Lightning's.

@@ -39,6 +39,7 @@ class Fit:
         self.folder, self.data, self.a = folder, data, arguments
         self.result = Run(folder)
         self.notes: list[str] = []
+        self.found: list[Any] = []  # figures for the page, besides those of the method
         self.main = rank() == 0
 
     def run(self) -> Run:
@@ -59,6 +60,7 @@ class Fit:
             self.dataset, self.splits, self.shown, self.train = load_data(self.data, self.a)
             if self.main:
                 self.splits.save(self.folder / "splits.npz")
+            self.order = self._inflate()
             self.method = self._method()
             seconds = self._train()
             if self.main:
@@ -74,6 +76,18 @@ class Fit:
             raise
         return self.result
 
+    def _inflate(self) -> np.ndarray:
+        """Positions that an epoch draws; with generated data, :attr:`shown` then holds them too."""
+        if self.a["generated"] is None:
+            return self.train
+        from counterpoint.data import InflatedDataset
+        from counterpoint.experiments.inflating import inflate, pictures
+
+        self.shown, order = inflate(self.shown, self.splits, self.train, self.folder, self.a, self.notes.append)
+        if isinstance(self.shown, InflatedDataset):
+            self.found += pictures(self.shown)
+        return order
+
     def _method(self) -> Method:
         import torch
 
@@ -84,9 +98,17 @@ class Fit:
         torch.manual_seed(a["seed"])
         encoder = make_encoder(dataset, self.train, a)
         recipe = Recipe(a["optimizer"], a["lr"], a["weight_decay"], a["schedule"], a["warmup"])
-        views = resolve(a["views"], modality=dataset.modality, shape=dataset.shape)
-        kind, self.options = method_options(a["method"], a["options"], len(self.train), dataset)
+        asked = get(a["method"]).auto_views if a["views"] == "auto" else a["views"]
+        views = resolve(asked, modality=dataset.modality, shape=dataset.shape)
+        kind, self.options = method_options(a["method"], a["options"], self._distinct, self.shown)
         return kind(encoder, views, recipe, **self.options)
+
+    @property
+    def _distinct(self) -> int:
+        """How many items are drawn from, however often each is."""
+        import numpy as np
+
+        return len(np.unique(self.order))
 
     def _train(self) -> float:
         import lightning
@@ -97,8 +119,8 @@ class Fit:
         from counterpoint.pairwise import synchronize_batchnorm
 
         a = self.a
-        size = batch_size(a["batch_size"], len(self.train))
-        epochs = a["epochs"] if a["steps"] is None else -(-a["steps"] // (len(self.train) // size))
+        size = batch_size(a["batch_size"], self._distinct)
+        epochs = a["epochs"] if a["steps"] is None else -(-a["steps"] // (len(self.order) // size))
         epochs = epochs if self.method.learns else 0
         if a["compile"]:
             self.method.encoder.backbone.compile()
@@ -111,6 +133,7 @@ class Fit:
         batches = training.Batches(
             loader(self.shown, self.train, size, seed=a["seed"], drop_last=True, rank=rank(), world=world),
             self.method.grouping,
+            loader(self.shown, self.order, size, seed=a["seed"], drop_last=True, rank=rank(), world=world)
         )
         checkpointer = training.Checkpointer(self.folder, a["checkpoint_seconds"])
         callbacks = [
@@ -220,7 +243,7 @@ class Fit:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.a["seed"])
                 found = self.method.findings(self.dataset, np.sort(some))
-            findings.save(self.folder, found)
+            findings.save(self.folder, [*self.found, *found])
         except (ValueError, RuntimeError) as error:
             self._warn(f"the method's own figures could not be made: {error}")
 
@@ -324,7 +347,7 @@ def method_options(
     if "classes" in known and dataset.classes is not None:
         chosen["classes"] = len(dataset.classes)
     if "items" in known:
-        chosen["items"] = len(dataset)  # state per item is found by its index in the data set
+        chosen["items"] = len(dataset)  # generated ones too: state per item is found by its index in the data set
     return kind, {**chosen, **(options or {})}
 
 

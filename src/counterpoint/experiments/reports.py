@@ -43,12 +43,15 @@ def _reopen(config: dict[str, Any], dataset: Dataset | None = None) -> tuple[Dat
 
     from counterpoint.experiments.fit import fit
     from counterpoint.experiments.fitting import load_data
+    from counterpoint.methods import get, names
     from counterpoint.views import resolve
 
     config = {name: p.default for name, p in inspect.signature(fit).parameters.items()} | config
     if dataset is None:
         dataset = load_data(config["data"], {**config, "method": "untrained"})[0]
-    return dataset, resolve(config["views"], modality=dataset.modality, shape=dataset.shape)
+    known = config["method"] in names()  # a class that a file names is not imported
+    asked = get(config["method"]).auto_views if config["views"] == "auto" and known else config["views"]
+    return dataset, resolve(asked, modality=dataset.modality, shape=dataset.shape)
 
 
 def write_run_report(run: Run, dataset: Dataset, views: Any) -> Path:

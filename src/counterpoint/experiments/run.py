@@ -55,7 +55,7 @@ class Run:
     @property
     def status(self) -> dict[str, Any]:
         """The content of ``status.json``."""
-        return _json(self.folder / "status.json")
+        return read_json(self.folder / "status.json")
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Run:
     @property
     def environment(self) -> dict[str, Any]:
         """Versions, processor, threads and commit."""
-        return _json(self.folder / "environment.json")
+        return read_json(self.folder / "environment.json")
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ class Run:
         folder = self.folder / "head"
         if not (folder / "config.json").exists():
             raise FileNotFoundError(f"run: no head in {folder}; it is written when a run finishes: fit it again")
-        config = _json(folder / "config.json")
+        config = read_json(folder / "config.json")
         if method is None and config["method"] not in names():
             raise ValueError(f"method: the run is of {config['method']!r}, not one of ours; give model() its class")
         try:
@@ -198,7 +198,8 @@ def _commit() -> str | None:
     return commit + ("-dirty" if changed.returncode else "") if told.returncode == 0 and commit else None
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no file."""
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 

@@ -100,6 +100,7 @@ class Method(lightning.LightningModule):
     labelled_only: ClassVar[bool] = False  # unlabelled items would be of no use to it
     learns: ClassVar[bool] = True  # False: fit does no step
     n_views: ClassVar[int | None] = 2  # None: any number
+    auto_views: ClassVar[str] = "auto"  # what fit's views="auto" means for it: "identity" takes items as they are
     projector: nn.Module
 
     def __init__(self, encoder: Encoder, views: Views | None = None, recipe: Recipe | None = None) -> None:

@@ -268,6 +268,11 @@ def scarf(rate: float = 0.6) -> Views:
     return Views([Pipeline(), Pipeline([FeatureCorruption(rate)])])
 
 
+def adainf_vectors(rate: float = 0.3) -> Views:
+    """:func:`scarf` with half its corruption: what ``adainf`` is for vectors, by the rule of its paper; ours."""
+    return scarf(rate)
+
+
 def identity() -> Views:
     """One view, the vector or image as it is: for evaluation."""
     return Views([Pipeline()])
@@ -288,7 +293,7 @@ _NAMED: dict[str, dict[str, Callable[..., Views]]] = {
         "digits": digits,
         "none": none,
     },
-    "vector": {"scarf": scarf},
+    "vector": {"scarf": scarf, "adainf": adainf_vectors},
 }
 _ANY: dict[str, Callable[..., Views]] = {"identity": identity}
 
