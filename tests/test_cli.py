@@ -2,7 +2,7 @@ import pytest
 
 from counterpoint.cli import main
 
-COMMANDS = ("fit", "compare", "embed", "search", "layers", "report", "export", "papers", "claim")
+COMMANDS = ("fit", "compare", "embed", "search", "layers", "report", "export", "papers", "claim", "generate")
 
 
 def test_overview_names_every_command(capsys):

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 HEAVY = {
-    "datasets", "faiss", "lightning", "matplotlib", "onnx", "onnxruntime", "pandas", "pyarrow", "pytorch_lightning",
-    "ray", "scipy", "sklearn", "timm", "torchvision", "umap",
+    "datasets", "diffusers", "faiss", "lightning", "matplotlib", "onnx", "onnxruntime", "pandas", "pyarrow",
+    "pytorch_lightning", "ray", "scipy", "sklearn", "timm", "torchvision", "umap",
 }  # fmt: skip
 NOTHING = HEAVY | {"torch", "numpy", "PIL", "jsonargparse", "rich", "yaml"}
 
@@ -27,7 +27,7 @@ def test_the_names_are_those_that_python_uses():
     """A misspelt name would never be found in ``sys.modules``, and the tests below could not fail."""
     from importlib.util import find_spec
 
-    extras = {"datasets", "onnx", "onnxruntime", "pytorch_lightning", "ray", "timm"}
+    extras = {"datasets", "diffusers", "onnx", "onnxruntime", "pytorch_lightning", "ray", "timm"}
     assert [name for name in NOTHING - extras if find_spec(name) is None] == []
 
 
@@ -54,7 +54,7 @@ def test_papers_reads_the_catalogue_without_torch():
 
 
 def test_floors_need_torch_and_nothing_heavier():
-    floors = ("pairwise", "objectives", "views", "mining", "encoders", "data", "evaluation", "search")
+    floors = ("pairwise", "objectives", "views", "mining", "encoders", "data", "evaluation", "generators", "search")
     found = imported("import counterpoint\n" + "\n".join(f"import counterpoint.{floor}" for floor in floors))
     assert "torch" in found
     assert found & HEAVY == set()

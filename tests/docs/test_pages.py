@@ -75,3 +75,10 @@ def test_the_readme_lists_what_a_run_leaves(tmp_path):
     left = {path.name + "/" * path.is_dir() for path in run.folder.iterdir() if not path.name.startswith(".")}
     assert "encoder/" in left
     assert [name for name in left if f"`{name}`" not in table] == []
+
+
+@pytest.mark.paper(64, "docs")
+def test_generated_data_are_explained():
+    page = PAGES["docs/generated.md"]
+    for word in ("--generated gmm", "--real_repeats", "adainf_asymmetric", "closer_than_held_out"):
+        assert word in page

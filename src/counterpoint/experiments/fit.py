@@ -80,7 +80,8 @@ def fit(
         warmup: share of the steps in which the rate rises.
         encoder: convnet, mlp, a timm model such as resnet18, or auto (convnet for images, mlp for vectors).
         encoder_options: arguments of the encoder, e.g. widths.
-        views: auto, the name of a pipeline (simclr, mocov2, byol, swav, digits, scarf, none), or lists of transforms.
+        views: auto, the name of a pipeline (simclr, mocov2, byol, swav, adainf, digits, scarf, none), or lists of
+            transforms.
         options: the method's own parameters, e.g. temperature.
         seed: of weights, order and views.
         labels: column, key or file of the labels where the data do not say.

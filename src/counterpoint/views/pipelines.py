@@ -6,7 +6,7 @@ the paper or of its official code, named in each docstring; three rules hold for
 - **Grey images** (one channel) keep brightness and contrast and lose saturation, hue and greyscale, which would do
   nothing.
 - **Small images** (up to 32 pixels) are not blurred, as SimCLR leaves blur out on CIFAR-10 (Chen et al. 2020,
-  app. B.9). ``blur=True`` brings it back.
+  app. B.9). ``blur=True`` brings it back; the pipelines of AdaInf's study have it, as its official code has.
 - **Oblong images** get crops of their own proportions, give or take the paper's 3/4 to 4/3, as in SimCLR's
   official code; stretching a crop to the view then distorts no more than the paper's does.
 
