@@ -133,7 +133,7 @@ CLAIM = Claim(
             metric="probe",
             arms={"method": ADAINF, "baseline": VANILLA},
             # of 6,000 images 1,000 are the test part's, which is given, and nine in ten of the rest are put aside
-            shared={"method": "adainf", "steps": 200, "batch_size": 128, "limit": 6000, "val": 0.9, "test": 0.05},
+            shared={"method": "adainf", "steps": 120, "batch_size": 128, "limit": 6000, "val": 0.9, "test": 0.05},
             differs=("views", "real_repeats"),
             seeds=(0, 1, 2),
             needs="It is looked for in $COUNTERPOINT_DATA/cifar10 and ./data/cifar10, or where --root says.",
