@@ -100,7 +100,9 @@ def test_one_item(kind, names):
             kind()(**given)
 
 
-@pytest.mark.parametrize("kind", [NTXent, SupCon, InfoNCE, HallucinatedNTXent, ArbitraryPairs, GroupNTXent, GroupInfoNCE])
+@pytest.mark.parametrize(
+    "kind", [NTXent, SupCon, InfoNCE, HallucinatedNTXent, ArbitraryPairs, GroupNTXent, GroupInfoNCE]
+)
 @pytest.mark.parametrize("temperature", [0, -0.1, float("nan"), float("inf")])
 def test_temperature(kind, temperature):
     with pytest.raises(ValueError, match=r"^temperature: expected a finite number above 0, got"):

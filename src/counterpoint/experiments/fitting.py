@@ -131,9 +131,8 @@ class Fit:
         together = "LOCAL_WORLD_SIZE" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
         world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) if together else 1
         batches = training.Batches(
-            loader(self.shown, self.train, size, seed=a["seed"], drop_last=True, rank=rank(), world=world),
+            loader(self.shown, self.order, size, seed=a["seed"], drop_last=True, rank=rank(), world=world),
             self.method.grouping,
-            loader(self.shown, self.order, size, seed=a["seed"], drop_last=True, rank=rank(), world=world)
         )
         checkpointer = training.Checkpointer(self.folder, a["checkpoint_seconds"])
         callbacks = [

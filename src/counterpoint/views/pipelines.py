@@ -155,9 +155,6 @@ def hallucinator(
     return Views(Pipeline([crop, *after]) for crop in crops)
 
 
-def digits(size: Size, channels: int = 1) -> Views:
-
-
 def simclr_strong(
     size: Size,
     channels: int = 3,
