@@ -62,16 +62,17 @@ class Pairs:
     splits: Splits
 
 
-def pairs(seed: int) -> Pairs:
-    """Digits beside digits of the same part, whose partners are drawn by the seed."""
+def pairs(seed: int, exemplars: int | None = None) -> Pairs:
+    """Digits beside digits, drawn by the seed; with ``exemplars``, left is one of so many digits of each class."""
     dataset, rng = load("digits"), np.random.default_rng(seed)
     assert dataset.labels is not None
     parts, left, right, total = split(dataset), [], [], 0
+    few = [rng.choice(parts.train[dataset.labels[parts.train] == k], exemplars or 1, replace=False) for k in range(10)]
     where = {}
     for name in ("train", "val", "test"):
         members = np.tile(getattr(parts, name), PARTNERS)
-        left.append(members)
         right.append(rng.permutation(members))
+        left.append(members if exemplars is None else rng.choice(np.concatenate(few), len(members)))
         where[name] = np.arange(total, total + len(members))
         total += len(members)
     a, b = np.concatenate(left), np.concatenate(right)

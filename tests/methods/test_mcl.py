@@ -244,14 +244,14 @@ def test_any_method_can_ask_for_groups(tmp_path, monkeypatch):
 def test_small_groups_do_not_vanish_unseen(tmp_path):
     dropped = fit(tmp_path, epochs=2, clusters=40, small="drop", least=8)
     row = dropped.metrics[-1]
-    assert row["small"] > 0
-    assert row["unseen"] > 0
+    assert row["small_groups"] > 0
+    assert row["unseen_items"] > 0
     assert dropped.status["notes"] == [
-        f"epochs 1 to 1: each batch is of one of {row['groups']} groups; too small for a batch: {row['small']} groups, "
-        f"left out with {row['unseen']} items"
+        f"epochs 1 to 1: each batch is of one of {row['groups']} groups; too small for a batch: {row['small_groups']} "
+        f"groups, left out with {row['unseen_items']} items"
     ]
     merged = fit(tmp_path, "merged", epochs=2, clusters=40, least=8)
-    assert merged.metrics[-1]["unseen"] == 0
+    assert "unseen_items" not in merged.metrics[-1]
     assert merged.status["notes"][0].endswith(" groups, merged with their neighbours")
     with pytest.raises(ValueError, match=r"^groups: none of the \d+ groups has the 64 items of a batch"):
         fit(tmp_path, "none", epochs=2, clusters=40, small="drop", least=None)

@@ -59,8 +59,9 @@ class Batches:
             ``batch["group"]`` (B,).
 
     Attributes:
-        facts: of the epoch, where its batches are drawn from groups: how many ``groups`` there are, how many of those
-            that were asked for were too ``small`` for a batch, and how many items stay ``unseen``.
+        facts: of the epoch, where its batches are drawn from groups: how many ``groups`` there are and, unless it is
+            none, how many ``small_groups`` of those asked for were too small for a batch and how many ``unseen_items``
+            are therefore left out.
     """
 
     def __init__(self, loader: DataLoader[Any], grouping: Callable[[], Grouping | None] = lambda: None) -> None:
@@ -95,7 +96,8 @@ class Batches:
             rank=plain.rank,
             world=plain.world,
         )
-        self.facts = {"groups": len(sampler.sizes), "small": sampler.small, "unseen": sampler.unseen}
+        facts = {"groups": len(sampler.sizes), "small_groups": sampler.small, "unseen_items": sampler.unseen}
+        self.facts = {name: count for name, count in facts.items() if count}
         sampler.set_epoch(self.epoch, skip=self.skip)
         pool = torch.zeros(len(grouping.labels), dtype=torch.int64)
         pool[torch.from_numpy(plain.indices)] = torch.from_numpy(sampler.pool)
@@ -205,21 +207,21 @@ class Recorder(Callback):
 
 
 def group_notes(rows: list[dict[str, Any]]) -> list[str]:
-    """A sentence for each stretch of epochs whose batches were drawn from the same groups.
+    """A sentence for each stretch of epochs in which groups were too small for a batch.
 
     Args:
         rows: of ``metrics.jsonl``, of all epochs, those before a resumption included.
     """
     notes = []
-    with_groups = (row for row in rows if "groups" in row)
-    for facts, stretch in groupby(with_groups, key=lambda row: (row["groups"], row["small"], row["unseen"])):
-        epochs = [row["epoch"] for row in stretch]
-        groups, small, unseen = facts
-        told = f"epochs {epochs[0]} to {epochs[-1]}: each batch is of one of {groups} groups"
-        if small:
-            told += f"; too small for a batch: {small} groups, "
-            told += f"left out with {unseen} items" if unseen else "merged with their neighbours"
-        notes.append(told)
+    with_small = (row for row in rows if "small_groups" in row)
+    for facts, stretch in groupby(with_small, key=lambda row: (row["groups"], row["small_groups"])):
+        found = list(stretch)
+        unseen = found[0].get("unseen_items", 0)
+        what = f"left out with {unseen} items" if unseen else "merged with their neighbours"
+        notes.append(
+            f"epochs {found[0]['epoch']} to {found[-1]['epoch']}: each batch is of one of {facts[0]} groups; too small "
+            f"for a batch: {facts[1]} groups, {what}"
+        )
     return notes
 
 
