@@ -4,16 +4,26 @@ An :class:`Encoder` is a backbone that standardises its own input and knows how 
 folder of two files (``config.json``, ``model.safetensors``) that :func:`load` opens again without executing anything.
 Backbones by name: ``convnet`` (small images, quick on a processor), ``mlp`` (vectors), or any model of timm.
 Around it: :func:`mlp_head` for projection and prediction heads, :func:`make_head` for others by name, :class:`EMA` for
-a momentum teacher, :class:`PairGate` for the coordinates that two classes share.
-a momentum teacher; :func:`ensemble` for several encoders as one.
+a momentum teacher, :class:`PairGate` for the coordinates that two classes share, :func:`ensemble` for several encoders
+as one. For auto-encoders, decoders of vectors, images and sentences on a :class:`GaussianLatent`, and
+:func:`informative_embedding`, what a decoder knows just before its output.
 """
 
 from counterpoint.encoders.backbones import MLP, ConvNet
+from counterpoint.encoders.decoders import (
+    Gaussian,
+    GaussianLatent,
+    ImageDecoder,
+    TokenDecoder,
+    TokenEncoder,
+    VectorDecoder,
+)
 from counterpoint.encoders.ema import EMA
 from counterpoint.encoders.encoder import Encoder, build, load
 from counterpoint.encoders.ensemble import StageEnsemble, ensemble, integrate
 from counterpoint.encoders.gates import PairGate
 from counterpoint.encoders.heads import ReweightingHead, SymmetricReLU, identity_head, make_head, mlp_head
+from counterpoint.encoders.informative import InformativeEncoder, informative_embedding
 from counterpoint.encoders.multihead import MultiHeadProjector
 from counterpoint.encoders.prototypes import Prototypes
 
@@ -22,15 +32,23 @@ __all__ = [
     "MLP",
     "ConvNet",
     "Encoder",
+    "Gaussian",
+    "GaussianLatent",
+    "ImageDecoder",
+    "InformativeEncoder",
     "MultiHeadProjector",
     "PairGate",
     "Prototypes",
     "ReweightingHead",
     "StageEnsemble",
     "SymmetricReLU",
+    "TokenDecoder",
+    "TokenEncoder",
+    "VectorDecoder",
     "build",
     "ensemble",
     "identity_head",
+    "informative_embedding",
     "integrate",
     "load",
     "make_head",

@@ -407,8 +407,9 @@ def evaluate_encoder(
         x = dataset[splits.test[:2048]][dataset.modality].to(method.device)
         assert method.views is not None
         look: Any = method.eval().encoder if layer == "features" else method.eval().project
-        pairs: Any = [look(view).float().cpu().numpy() for view in list(method.views(x))[:2]]
-    return evaluate(sets["train"], sets["val"], sets["test"], seed=seed, pairs=tuple(pairs), metrics=metrics)
+        pairs: Any = tuple(look(view).float().cpu().numpy() for view in list(method.views(x))[:2])
+    pairs = pairs if len(pairs) == 2 else None  # of one view there is nothing to compare
+    return evaluate(sets["train"], sets["val"], sets["test"], seed=seed, pairs=pairs, metrics=metrics)
 
 
 def bar(title: str) -> Tell:

@@ -267,8 +267,9 @@ class Monitor:
         return seen
 
     def _similarities(self, module: Any, epoch: int) -> dict[str, Any]:
-        views = module.views(self.items.to(module.device))
-        first, second = (normalize(module.project(view).float()) for view in views[:2])
+        views = list(module.views(self.items.to(module.device)))
+        # of one view, an item's only positive is itself
+        first, second = (normalize(module.project(view).float()) for view in (views * 2)[:2])
         others = (first @ second.T)[~torch.eye(len(first), dtype=torch.bool, device=first.device)]
         self._append(epoch, (first * second).sum(1), others)
         found = collapse(first)

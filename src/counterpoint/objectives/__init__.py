@@ -19,6 +19,9 @@ These families share this floor:
   - negatives from an anchor's own group alone: :class:`GroupNTXent`, and for two modalities :class:`GroupInfoNCE`;
   - a temperature for each pair: :class:`AMCL`, :class:`AMCLSimSiam`, :class:`AMCLBarlow`.
 * **Ranking**: :class:`GroCo` sorts positives above negatives by a :class:`DifferentiableSort`.
+* **Generative**, on the code and the decoder of an auto-encoder: :class:`MIM`, :class:`ContrastiveMIM` with its
+  :class:`ContrastiveMIMTerm`, :class:`ELBO`; what a decoder's output says of the data: :class:`BernoulliLikelihood`,
+  :class:`GaussianLikelihood`, :class:`TokenLikelihood`.
 * **Clustering**: :class:`SwAV` predicts one view's assignment to prototypes from another's.
 * **Predictive**, no negatives: :class:`NegativeCosine` between a prediction and a constant target (BYOL, SimSiam).
 * **Decorrelating**, statistics over the batch instead of pairs: :class:`BarlowTwins`, :class:`VICReg`;
@@ -39,6 +42,13 @@ from counterpoint.objectives.groups import GroupInfoNCE, GroupNTXent
 from counterpoint.objectives.hallucination import HallucinatedNTXent
 from counterpoint.objectives.hard import HardContrastive, SimpleContrastive, penalty_entropy, relative_penalty
 from counterpoint.objectives.info_nce import InfoNCE
+from counterpoint.objectives.likelihoods import (
+    BernoulliLikelihood,
+    GaussianLikelihood,
+    TokenLikelihood,
+    log_normal,
+)
+from counterpoint.objectives.mim import ELBO, MIM, ContrastiveMIM, ContrastiveMIMTerm
 from counterpoint.objectives.multiview import MVDHEL, AverageOfOthers, MVInfoNCE, PairwiseAverage, PolyView
 from counterpoint.objectives.ntxent import NTXent
 from counterpoint.objectives.predictive import NegativeCosine
@@ -54,17 +64,23 @@ __all__ = [
     "CACR",
     "DCL",
     "DCLW",
+    "ELBO",
+    "MIM",
     "MVDHEL",
     "AMCLBarlow",
     "AMCLSimSiam",
     "ArbitraryPairs",
     "AverageOfOthers",
     "BarlowTwins",
+    "BernoulliLikelihood",
     "BimodalISogCLR",
     "BimodalSogCLR",
     "CACRMoCoV3",
     "CACRQueue",
+    "ContrastiveMIM",
+    "ContrastiveMIMTerm",
     "DifferentiableSort",
+    "GaussianLikelihood",
     "GroCo",
     "GroupInfoNCE",
     "GroupNTXent",
@@ -83,8 +99,10 @@ __all__ = [
     "SpectralContrastive",
     "SupCon",
     "SwAV",
+    "TokenLikelihood",
     "VICReg",
     "dro_temperature",
+    "log_normal",
     "npc_multiplier",
     "penalty_entropy",
     "relative_penalty",

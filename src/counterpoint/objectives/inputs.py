@@ -26,7 +26,8 @@ def embeddings(ndims: tuple[int, ...] = (2,), **named: Tensor) -> list[Tensor]:
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise ValueError(f"{name}: expected a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
         if x.ndim not in ndims:
-            expected = " or ".join(("(rows, D)", "(V, rows, D)")[ndim - 2] for ndim in ndims)
+            usual = {2: "(rows, D)", 3: "(V, rows, D)"}
+            expected = " or ".join(usual.get(ndim, f"{ndim} dimensions") for ndim in ndims)
             raise ValueError(f"{name}: expected {expected}, got {tuple(x.shape)}")
         if x.shape != shape.shape:
             raise ValueError(f"{name}: expected {tuple(shape.shape)} as {first}, got {tuple(x.shape)}")
