@@ -6,6 +6,7 @@ import torch
 from counterpoint.objectives import (
     ArbitraryPairs,
     BarlowTwins,
+    ContrastiveMIMTerm,
     GroupInfoNCE,
     GroupNTXent,
     HallucinatedNTXent,
@@ -27,6 +28,7 @@ OBJECTIVES = {
     "NegativeCosine": (NegativeCosine, ("predictions", "targets")),
     "BarlowTwins": (BarlowTwins, ("z1", "z2")),
     "VICReg": (VICReg, ("z1", "z2")),
+    "ContrastiveMIMTerm": (ContrastiveMIMTerm, ("codes",)),
 }
 ARGUMENTS = [(kind, name, names) for kind, names in OBJECTIVES.values() for name in names]
 IDS = [f"{kind.__name__}-{name}" for kind, name, _ in ARGUMENTS]
@@ -93,7 +95,7 @@ def test_shapes_that_differ(kind, name, names, shape):
 @pytest.mark.parametrize(("kind", "names"), OBJECTIVES.values(), ids=OBJECTIVES)
 def test_one_item(kind, names):
     given = {name: torch.randn(1, 3) for name in names}
-    if kind in (ArbitraryPairs, HallucinatedNTXent, InfoNCE, NegativeCosine):
+    if kind in (ArbitraryPairs, ContrastiveMIMTerm, HallucinatedNTXent, InfoNCE, NegativeCosine):
         kind()(**given)  # one item is all they need
     else:
         with pytest.raises(ValueError, match=f"^{names[0]}: expected at least 2 "):
@@ -101,7 +103,7 @@ def test_one_item(kind, names):
 
 
 @pytest.mark.parametrize(
-    "kind", [NTXent, SupCon, InfoNCE, HallucinatedNTXent, ArbitraryPairs, GroupNTXent, GroupInfoNCE]
+    "kind", [NTXent, SupCon, InfoNCE, HallucinatedNTXent, ArbitraryPairs, GroupNTXent, GroupInfoNCE, ContrastiveMIMTerm]
 )
 @pytest.mark.parametrize("temperature", [0, -0.1, float("nan"), float("inf")])
 def test_temperature(kind, temperature):
@@ -113,7 +115,7 @@ def test_temperature(kind, temperature):
     ("kind", "name", "value"),
     [
         *((kind, "reduction", "avg") for kind in (NTXent, SupCon, InfoNCE, NegativeCosine, GroupNTXent, GroupInfoNCE)),
-        *((kind, "reduction", "avg") for kind in (ArbitraryPairs, HallucinatedNTXent)),
+        *((kind, "reduction", "avg") for kind in (ArbitraryPairs, HallucinatedNTXent, ContrastiveMIMTerm)),
         (SupCon, "base_temperature", 0.0),
         (SupCon, "base_temperature", -1.0),
         (SupCon, "anchors", "second"),

@@ -27,6 +27,7 @@ from counterpoint.objectives import (
     BarlowTwins,
     CACRMoCoV3,
     CACRQueue,
+    ContrastiveMIMTerm,
     GroCo,
     GroupInfoNCE,
     GroupNTXent,
@@ -161,6 +162,7 @@ CASES = {
     "ISogCLR": Case(lambda **k: SimpleNamespace(), by_index(ISogCLR), smooth=False),
     "SpectralContrastive": Case(SpectralContrastive, cosine=False),
     "SwAV": Case(SwAV, prototypes, turns=False, smooth=False),
+    "ContrastiveMIMTerm": Case(ContrastiveMIMTerm, lambda loss, a, b, y: loss(torch.cat([a, b])), terms=2),
 }
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 cosines = pytest.mark.parametrize(

@@ -185,8 +185,9 @@ class ContrastiveMIM(MIM):
         self.contrast = ContrastiveMIMTerm(temperature, negatives, reduction="none")
 
     def _terms(self, log_likelihood: Tensor, z: Tensor, mean: Tensor, log_scale: Tensor, mask: Tensor | None) -> Tensor:
+        terms = super()._terms(log_likelihood, z, mean, log_scale, mask)  # which names what it refuses
         contrast: Tensor = self.contrast(z)
-        return super()._terms(log_likelihood, z, mean, log_scale, mask) + contrast
+        return terms + contrast
 
 
 class ELBO(_Likelihood):

@@ -183,6 +183,13 @@ class LatentVariable(Method):
                 "Codes drawn from the standard normal distribution, decoded.",
                 _pixels(self.sample(_ROWS * 2 * _PAIRS).unflatten(0, (_ROWS, -1))),
             ),
+            Pictures(
+                "Samples from where the codes lie",
+                "Codes drawn from a normal distribution with mean and covariance of the test items' codes. Where "
+                "these samples are better than the prior's, the codes do not fill the prior: a mutual information "
+                "machine presses them together, a variational auto-encoder spreads them.",
+                _pixels(self.decode(_alike(self.encode(x).mean, _ROWS * 2 * _PAIRS)).unflatten(0, (_ROWS, -1))),
+            ),
         ]
         if pairs:
             between = self.interpolate(some[:pairs], some[pairs : 2 * pairs])[:_ROWS]
@@ -218,6 +225,12 @@ class LatentVariable(Method):
             ["explained"],
             [str(at) for at in range(1, len(shown) + 1)],
         )
+
+
+def _alike(codes: Tensor, count: int) -> Tensor:
+    """Draws (count, L) from a normal distribution with the mean and the covariance of codes (N, L)."""
+    mean = codes.mean(0)
+    return mean + torch.randn(count, len(codes), device=codes.device) @ (codes - mean) / len(codes) ** 0.5
 
 
 def _pixels(x: Tensor) -> np.ndarray:
