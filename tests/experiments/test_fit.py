@@ -114,6 +114,7 @@ ANYWHERE = (1, 3, 5, 9)  # at the start, within the first epoch, at the seam, wi
 STATEFUL = {  # what else than weights must come back: queues, teachers, prototypes
     "amcl_moco": {},
     "cacr_moco": {"queue_size": 32},
+    "cmim": {},
     "hallucinator_moco": {"queue_size": 32},
     "hard_contrastive": {"queue_size": 32},
     "hydra": {"gate_kind": "gumbel", "gate_embed": 16, "gate_hidden": 16},

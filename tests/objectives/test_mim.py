@@ -206,7 +206,7 @@ def test_sum_and_mean_of_the_reconstruction():
 
 
 def test_normalised_gradients_have_the_same_value():
-    likelihood, z, mean, log_scale = made()
+    likelihood, _, mean, log_scale = made()
     likelihood.requires_grad_()
     log_scale.requires_grad_()
     losses = [

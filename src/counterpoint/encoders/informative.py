@@ -201,8 +201,10 @@ def _sequence_to_sequence(
     model: Any, x: Any, mask: Tensor | None, targets: Tensor
 ) -> tuple[Callable[[], int], list[Any], nn.Module]:
     """A Hugging Face model: the decoder is shown the targets, one place later and after its word for the start."""
-    start, pad = model.config.decoder_start_token_id, model.config.pad_token_id
-    start = model.config.bos_token_id if start is None else start
+    start, begin, pad = (
+        getattr(model.config, name, None) for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id")
+    )
+    start = begin if start is None else start
     if start is None:
         raise ValueError("model: its config has no decoder_start_token_id, the token that the decoder begins with")
     if mask is None and not x.is_floating_point() and pad is not None and bool((x == pad).any()):
