@@ -17,6 +17,8 @@ These families share this floor:
   - a normaliser, and a temperature, remembered for each item: :class:`SogCLR`, :class:`ISogCLR`, and for pairs of
     modalities :class:`BimodalSogCLR`, :class:`BimodalISogCLR`;
   - negatives from an anchor's own group alone: :class:`GroupNTXent`, and for two modalities :class:`GroupInfoNCE`;
+  - the more weight, the less probable a positive still is: :class:`FocalSupCon`, and with a classifier
+    :class:`CoreTuning`;
   - a temperature for each pair: :class:`AMCL`, :class:`AMCLSimSiam`, :class:`AMCLBarlow`.
 * **Ranking**: :class:`GroCo` sorts positives above negatives by a :class:`DifferentiableSort`.
 * **Generative**, on the code and the decoder of an auto-encoder: :class:`MIM`, :class:`ContrastiveMIM` with its
@@ -36,6 +38,7 @@ from counterpoint.objectives.amcl import AMCL, AMCLBarlow, AMCLSimSiam, PairTemp
 from counterpoint.objectives.arbitrary import ArbitraryPairs
 from counterpoint.objectives.barlow import BarlowTwins
 from counterpoint.objectives.cacr import CACR, CACRMoCoV3, CACRQueue
+from counterpoint.objectives.core_tuning import CoreTuning, FocalSupCon
 from counterpoint.objectives.dcl import DCL, DCLW, npc_multiplier
 from counterpoint.objectives.groco import GroCo
 from counterpoint.objectives.groups import GroupInfoNCE, GroupNTXent
@@ -79,7 +82,9 @@ __all__ = [
     "CACRQueue",
     "ContrastiveMIM",
     "ContrastiveMIMTerm",
+    "CoreTuning",
     "DifferentiableSort",
+    "FocalSupCon",
     "GaussianLikelihood",
     "GroCo",
     "GroupInfoNCE",
