@@ -16,6 +16,8 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "fit": "counterpoint.experiments.fit",
+    "finetune": "counterpoint.experiments.finetune",
+    "classify": "counterpoint.experiments.classify",
     "compare": "counterpoint.experiments.compare",
     "generate": "counterpoint.experiments.generate",
     "Run": "counterpoint.experiments.run",

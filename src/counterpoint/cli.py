@@ -8,6 +8,8 @@ from typing import Any
 
 _COMMANDS = {
     "fit": "train an encoder on your data by one method",
+    "finetune": "go on from a trained encoder with labels, to a classifier",
+    "classify": "name the classes of new data with a fine-tuned run, as CSV",
     "compare": "train several methods alike and say which is best, and whether that is real",
     "generate": "train a generator on your data and draw new items from it, for fit --generated",
     "embed": "turn data into vectors with a trained encoder, as Parquet",
@@ -78,6 +80,8 @@ def _run(command: str, words: list[str]) -> int:
 
     module, name, show = {
         "fit": ("counterpoint.experiments.fit", "fit", _show_run),
+        "finetune": ("counterpoint.experiments.finetune", "finetune", _show_run),
+        "classify": ("counterpoint.experiments.classify", "classify", _show_path),
         "compare": ("counterpoint.experiments.compare", "compare", _show_comparison),
         "generate": ("counterpoint.experiments.generate", "generate", _show_generated),
         "embed": ("counterpoint.search", "embed", _show_path),

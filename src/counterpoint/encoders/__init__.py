@@ -2,6 +2,7 @@
 
 An :class:`Encoder` is a backbone that standardises its own input and knows how it was built, so that a saved one is a
 folder of two files (``config.json``, ``model.safetensors``) that :func:`load` opens again without executing anything.
+A :class:`Classifier` is one with a linear classifier on it.
 Backbones by name: ``convnet`` (small images, quick on a processor), ``mlp`` (vectors), or any model of timm.
 Around it: :func:`mlp_head` for projection and prediction heads, :func:`make_head` for others by name, :class:`EMA` for
 a momentum teacher, :class:`PairGate` for the coordinates that two classes share, :func:`ensemble` for several encoders
@@ -10,6 +11,7 @@ as one. For auto-encoders, decoders of vectors, images and sentences on a :class
 """
 
 from counterpoint.encoders.backbones import MLP, ConvNet
+from counterpoint.encoders.classifier import Classifier, Predictions, load_classifier, save_classifier
 from counterpoint.encoders.decoders import (
     Gaussian,
     GaussianLatent,
@@ -30,6 +32,7 @@ from counterpoint.encoders.prototypes import Prototypes
 __all__ = [
     "EMA",
     "MLP",
+    "Classifier",
     "ConvNet",
     "Encoder",
     "Gaussian",
@@ -38,6 +41,7 @@ __all__ = [
     "InformativeEncoder",
     "MultiHeadProjector",
     "PairGate",
+    "Predictions",
     "Prototypes",
     "ReweightingHead",
     "StageEnsemble",
@@ -51,6 +55,8 @@ __all__ = [
     "informative_embedding",
     "integrate",
     "load",
+    "load_classifier",
     "make_head",
     "mlp_head",
+    "save_classifier",
 ]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from counterpoint.encoders import layers
 from counterpoint.encoders.backbones import MLP, ConvNet
 from counterpoint.files import atomic, write_json
 
@@ -56,11 +57,42 @@ class Encoder(nn.Module):
                 raise ValueError(f"{name}: expected {entries} finite numbers, got {tuple(value.shape)}")
         self.register_buffer("mean", mean.reshape(spread))
         self.register_buffer("std", std.clamp(min=_EPS).reshape(spread))
+        self._frozen: list[nn.Module] = []
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == torch.uint8:
             x = x.float() / 255
         return self.backbone((x - self.mean) / self.std)
+
+    def freeze(self, stages: int | None = None) -> None:
+        """Keep the first stages of the backbone as they are: no gradient, and no running statistics that move.
+
+        Args:
+            stages: how many of :func:`~counterpoint.encoders.layers.stages`, with all that comes before them; ``None``:
+                the whole backbone.
+
+        Raises:
+            ValueError: the backbone has fewer stages.
+        """
+        modules = list(self.backbone.modules())
+        if stages is not None:
+            known = list(layers.stages(self.backbone).values())
+            if not 0 <= stages <= len(known):
+                raise ValueError(f"freeze: expected 0 to {len(known)} stages, which this encoder has, got {stages}")
+            last = list(known[stages - 1].modules())[-1] if stages else None
+            modules = modules[: next((i + 1 for i, module in enumerate(modules) if module is last), 0)]
+        for module in modules:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+        self._frozen = [module for module in modules if not any(module.children())]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """As for any module, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     @torch.no_grad()
     def embed(self, x: Tensor, batch_size: int = 512) -> Tensor:

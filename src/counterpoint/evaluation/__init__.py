@@ -10,9 +10,17 @@ probes (:mod:`~counterpoint.evaluation.probes`), by the clusters they form
 :mod:`~counterpoint.evaluation.significance` says which differences between methods are more than luck.
 """
 
+from counterpoint.evaluation.classification import classification
 from counterpoint.evaluation.clustering import cluster, cluster_accuracy, clustering
 from counterpoint.evaluation.embeddings import UNLABELLED, Embeddings
-from counterpoint.evaluation.evaluate import DESCRIPTIONS, HIGHER_IS_BETTER, Evaluation, evaluate, known_metrics
+from counterpoint.evaluation.evaluate import (
+    DESCRIPTIONS,
+    HIGHER_IS_BETTER,
+    OF_A_CLASSIFIER,
+    Evaluation,
+    evaluate,
+    known_metrics,
+)
 from counterpoint.evaluation.feature_weights import (
     class_weights,
     feature_weights,
@@ -26,6 +34,7 @@ from counterpoint.evaluation.geometry import (
     alignment,
     collapse,
     effective_rank,
+    scatter,
     spectrum,
     tolerance,
     uniformity,
@@ -37,6 +46,7 @@ from counterpoint.evaluation.significance import Difference, Row, difference, ho
 __all__ = [
     "DESCRIPTIONS",
     "HIGHER_IS_BETTER",
+    "OF_A_CLASSIFIER",
     "UNLABELLED",
     "Collapse",
     "Difference",
@@ -46,6 +56,7 @@ __all__ = [
     "Row",
     "alignment",
     "class_weights",
+    "classification",
     "cluster",
     "cluster_accuracy",
     "clustering",
@@ -67,6 +78,7 @@ __all__ = [
     "optimum",
     "population_loss",
     "retrieval",
+    "scatter",
     "spectrum",
     "tolerance",
     "top_k",

@@ -31,6 +31,8 @@ from counterpoint.files import atomic, write_json
 SHOTS = (1, 5, 10)
 
 DESCRIPTIONS = {
+    "accuracy": "Share of test items that the classifier trained with the encoder gives the right class.",
+    "scatter": "Variance of the features within classes over that between them: low is compact and far apart.",
     "knn": "Share of test items whose 20 nearest training items vote for the right class.",
     "probe": "Accuracy of a linear classifier trained on the frozen embeddings with all training labels.",
     "probe_1": "Accuracy of a linear classifier trained with 1 label per class, averaged over 5 draws of labels.",
@@ -51,7 +53,10 @@ DESCRIPTIONS = {
 }
 """A line of plain English for each score."""
 
-HIGHER_IS_BETTER = {name: name not in ("alignment", "uniformity") for name in DESCRIPTIONS}
+OF_A_CLASSIFIER = ("accuracy", "scatter")
+"""Scores that :func:`evaluate` does not give: those of a classifier that was trained with the encoder."""
+
+HIGHER_IS_BETTER = {name: name not in ("scatter", "alignment", "uniformity") for name in DESCRIPTIONS}
 """Whether a higher score is better. Read geometry together: a collapsed embedding has a perfect alignment."""
 
 
@@ -125,12 +130,13 @@ def evaluate(
         test: (N_test, D): everything is reported on it.
         seed: of k-means, of the draws of few labels, of the sample for uniformity.
         pairs: embeddings (N_views, D) of two augmented views of the same items, for alignment and view recall.
-        metrics: names from :data:`DESCRIPTIONS`; None: all that can be measured.
+        metrics: names from :data:`DESCRIPTIONS`; None: all that can be measured. Those :data:`OF_A_CLASSIFIER` are not
+            measured here.
 
     Raises:
         ValueError: an unknown metric, dimensions that differ, or views that are not pairs.
     """
-    wanted = known_metrics(metrics)
+    wanted = known_metrics(metrics) - set(OF_A_CLASSIFIER)
     widths = [part.vectors.shape[1] for part in (train, val, test) if part is not None]
     if len(set(widths)) > 1:
         raise ValueError(f"train, val, test: expected one dimension D, got {widths}.")
@@ -285,4 +291,12 @@ def _views(pairs: tuple[np.ndarray, np.ndarray], result: Evaluation) -> None:
     result.scores["view_recall@1"] = float(correct.mean(dtype=np.float64))
 
 
-__all__ = ["DESCRIPTIONS", "HIGHER_IS_BETTER", "UNLABELLED", "Evaluation", "evaluate", "known_metrics"]
+__all__ = [
+    "DESCRIPTIONS",
+    "HIGHER_IS_BETTER",
+    "OF_A_CLASSIFIER",
+    "UNLABELLED",
+    "Evaluation",
+    "evaluate",
+    "known_metrics",
+]

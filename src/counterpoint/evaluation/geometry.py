@@ -199,6 +199,35 @@ class Collapse:
         return self.kind != "none"
 
 
+def scatter(x: Tensor, labels: Tensor) -> float:
+    """Variance within classes over variance between them: the lower, the more compact and the further apart.
+
+    ``sum_i |x_i - mean of its class|^2 / sum_i |mean of its class - mean of all|^2``. It depends neither on the scale
+    nor on the place of the embeddings, and falls towards 0 as classes become points.
+
+    Args:
+        x: (N, D), any floating type; computed in float64, not normalised.
+        labels: (N,) integers from 0.
+
+    Returns:
+        0 or above; NaN where all classes have the same mean or there is only one.
+
+    Raises:
+        ValueError: labels of another shape.
+    """
+    if labels.shape != x.shape[:1] or labels.is_floating_point():
+        raise ValueError(f"labels: expected ({len(x)},) integers, got {tuple(labels.shape)} {labels.dtype}.")
+    x = x.detach().double()
+    classes = torch.unique(labels, return_inverse=True)[1].to(x.device)
+    counts = torch.bincount(classes)
+    means = x.new_zeros(len(counts), x.shape[1]).index_add(0, classes, x) / counts[:, None]
+    within = (x - means[classes]).square().sum()
+    between = (counts[:, None] * (means - x.mean(0)).square()).sum()
+    if not float(between) > 1e-24 * float(x.square().sum()):
+        return float("nan")
+    return float(within / between)
+
+
 def collapse(z: Tensor, *, spread_below: float = 0.1, rank_below: float = 0.05) -> Collapse:
     """The alarm while training: is ``z`` still an embedding?
 

@@ -14,10 +14,12 @@ _NAMES = {
     "Comparison": "compare",
     "ContrastiveEncoder": "estimator",
     "Run": "run",
+    "classify": "classify",
     "compare": "compare",
+    "finetune": "finetune",
     "fit": "fit",
 }
-__all__ = ["Comparison", "ContrastiveEncoder", "Run", "compare", "fit"]
+__all__ = ["Comparison", "ContrastiveEncoder", "Run", "classify", "compare", "finetune", "fit"]
 
 
 def __getattr__(name: str) -> Any:

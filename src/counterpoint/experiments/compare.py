@@ -22,6 +22,8 @@ from counterpoint.methods import get
 METHODS = "simclr,supcon,moco,byol,simsiam,barlow,vicreg"
 BASELINES = "raw,pca,untrained,supervised"
 _PCA_DIMENSIONS = 64
+# of baselines where the methods start from a trained encoder: the same architecture with new weights
+_FROM_SCRATCH = {"encoder_options": {"pretrained": False}, "freeze": 0, "encoder_lr": None}
 
 
 class Comparison:
@@ -96,13 +98,15 @@ def compare(
 
     Seeds are pairs: seed k gives every method the same first weights of the encoder, order of the data and split.
     Differences come with a 95 % interval over seeds and test items, corrected for the number of pairs; what cannot be
-    told apart is shown as a tie. All settings of fit apply, to all methods alike.
+    told apart is shown as a tie. All settings of fit apply, to all methods alike. Where ``encoder`` is a trained one,
+    methods go on from it, and the baselines untrained and supervised have its architecture and new weights.
 
     Args:
         data: as for fit.
         methods: names, separated by commas.
         seeds: how many; 3 is the least that says something about chance.
-        metric: score that ranks; default knn with labels, effective_rank without.
+        metric: score that ranks; default accuracy where all methods train a classifier, else knn with labels and
+            effective_rank without.
         baselines: of raw, pca, untrained, supervised; those that need labels are left out where there are none.
         options: parameters of single methods, e.g. {"simclr": {"temperature": 0.2}}.
         out: folder; default ``comparisons/<data>``.
@@ -121,6 +125,7 @@ def compare(
         ValueError: an unknown method, metric or baseline; fewer than one seed; every fit failed.
         FileExistsError: ``out`` holds a comparison already and neither resume nor overwrite is given.
     """
+    from counterpoint.experiments.fitting import trained_folder
     from counterpoint.experiments.reports import write_comparison_report
 
     methods, baselines = _listed(methods), _listed(baselines)
@@ -136,7 +141,12 @@ def compare(
     }
     _check(methods, baselines, seeds, metric, options, on, settings)
 
-    def one(name: str, method: Any, seed: int, threads: int) -> Run:
+    pretrained = trained_folder({"encoder": "auto", **settings}["encoder"]) is not None
+    fresh = [name for name in ("untrained", "supervised") if pretrained and name not in methods]
+
+    def one(name: str, method: Any, seed: int, threads: int, settings: dict[str, Any] = settings) -> Run:
+        if name in fresh:
+            settings = settings | _FROM_SCRATCH
         return fit(
             data,
             method,

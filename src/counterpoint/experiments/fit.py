@@ -23,12 +23,14 @@ def fit(
     steps: int | None = None,
     batch_size: int | None = None,
     lr: float = 1e-3,
+    encoder_lr: float | None = None,
     weight_decay: float = 1e-4,
     optimizer: str = "adamw",
     schedule: str = "cosine",
     warmup: float = 0.1,
     encoder: str = "auto",
     encoder_options: dict[str, Any] | None = None,
+    freeze: int = 0,
     views: Any = "auto",
     options: dict[str, Any] | None = None,
     seed: int = 0,
@@ -74,12 +76,16 @@ def fit(
         steps: optimiser steps instead of epochs.
         batch_size: items a step, over all processes; default 256 or all there are.
         lr: peak learning rate; 1e-3 suits AdamW on small models.
+        encoder_lr: peak learning rate of the encoder, where it should differ from that of the heads.
         weight_decay: on matrices and kernels, not on biases and norms.
         optimizer: adamw or sgd.
         schedule: cosine or constant.
         warmup: share of the steps in which the rate rises.
-        encoder: convnet, mlp, a timm model such as resnet18, or auto (convnet for images, mlp for vectors).
-        encoder_options: arguments of the encoder, e.g. widths.
+        encoder: convnet, mlp, a timm model such as resnet18, or auto (convnet for images, mlp for vectors); or the
+            folder of a finished run, or of an exported encoder, to go on from its weights.
+        encoder_options: arguments of the encoder, e.g. widths; for a folder, pretrained=false takes its architecture
+            with new weights.
+        freeze: stages of the encoder, from the first, that stay as they are.
         views: auto, the name of a pipeline (simclr, mocov2, byol, swav, adainf, digits, scarf, none), or lists of
             transforms.
         options: the method's own parameters, e.g. temperature.
@@ -133,6 +139,10 @@ def fit(
     get(method)  # before anything is written
     if layer not in ("features", "projection"):
         raise ValueError(f"layer: expected 'features' or 'projection', got {layer!r}")
+    if not (folder / "config.yaml").exists():
+        from counterpoint.experiments.fitting import trained_folder
+
+        trained_folder(encoder)  # what is resumed need not have it any more
     with _claimed(folder):
         done = _prepare(folder, config, resume, overwrite)
         if done is not None:

@@ -97,7 +97,9 @@ class Fit:
         a, dataset = self.a, self.dataset
         torch.manual_seed(a["seed"])
         encoder = make_encoder(dataset, self.train, a)
-        recipe = Recipe(a["optimizer"], a["lr"], a["weight_decay"], a["schedule"], a["warmup"])
+        if a["freeze"]:
+            encoder.freeze(a["freeze"])
+        recipe = Recipe(a["optimizer"], a["lr"], a["weight_decay"], a["schedule"], a["warmup"], a["encoder_lr"])
         asked = get(a["method"]).auto_views if a["views"] == "auto" else a["views"]
         views = resolve(asked, modality=dataset.modality, shape=dataset.shape)
         kind, self.options = method_options(a["method"], a["options"], self._distinct, self.shown)
@@ -214,6 +216,7 @@ class Fit:
             layer, seed = self.a["layer"], self.a["seed"]
             metrics = self.a.get("metrics")
             evaluation = evaluate_encoder(self.method, self.dataset, self.splits, self.folder, seed, layer, metrics)
+            evaluation = self._with_classifier(evaluation, metrics)
             evaluation.notes.extend(self.notes)
             evaluation.save(self.folder)
         self.result.set_state(
@@ -228,6 +231,35 @@ class Fit:
 
             write_run_report(self.result, self.dataset, self.method.views)
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+
+    def _with_classifier(self, evaluation: Any, metrics: list[str] | None) -> Any:
+        """Scores of the classifier, where the method has one, before those of the encoder."""
+        import torch
+
+        from counterpoint.evaluation import OF_A_CLASSIFIER, Embeddings, Evaluation, classification, known_metrics
+
+        classifier, labels = getattr(self.method, "classifier", None), self.dataset.labels
+        wanted = known_metrics(metrics) & set(OF_A_CLASSIFIER)
+        if classifier is None or labels is None or self.shown.labels is None:
+            missing = sorted(wanted) if metrics is not None else []
+            evaluation.notes.extend(f"{name}: left out, the method trains no classifier." for name in missing)
+            return evaluation
+        if not wanted:
+            return evaluation
+        features = self.result.embeddings["features"]
+        with torch.inference_mode():
+            logits = classifier(torch.from_numpy(features).to(self.method.device)).float().cpu()
+        own = classification(
+            logits.argmax(1).numpy(),
+            Embeddings(features, labels[self.splits.test]),
+            classifier.out_features,
+            self.shown.labels[self.train],
+        )
+        scores = {name: value for name, value in own.scores.items() if name in wanted}
+        return Evaluation(
+            scores | evaluation.scores, own.items | evaluation.items, own.arrays | evaluation.arrays,
+            own.notes + evaluation.notes,
+        )  # fmt: skip
 
     def _keep_findings(self) -> None:
         """What the method found out; a figure that fails is noted and costs no training."""
@@ -249,6 +281,9 @@ class Fit:
     def _save_model(self) -> None:
         """The encoder, which opens by itself, and what :meth:`Run.model` needs to put the head back on it."""
         from safetensors.torch import save
+        from torch import nn
+
+        from counterpoint.encoders import save_classifier
 
         self.method.encoder.save(
             self.folder / "encoder",
@@ -257,6 +292,7 @@ class Fit:
             seed=self.a["seed"],
             classes=self.dataset.classes,
             trained=now(),
+            **self._origin(),
         )
         head = self.folder / "head"
         head.mkdir(exist_ok=True)
@@ -264,6 +300,14 @@ class Fit:
         with atomic(head / "model.safetensors") as file:
             file.write(save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}))
         write_json(head / "config.json", {"method": plain(self.a["method"]), "options": plain(self.options)})
+        classifier = getattr(self.method, "classifier", None)
+        if isinstance(classifier, nn.Linear) and self.dataset.classes is not None:
+            save_classifier(classifier, self.dataset.classes, self.folder / "classifier")
+
+    def _origin(self) -> dict[str, Any]:
+        """What the encoder was before this training, if it was trained already."""
+        extra = self.method.encoder.config.get("extra")
+        return {"start": {"folder": os.fspath(self.a["encoder"]), **extra}} if extra else {}
 
     def _leave_usable(self, state: str, error: BaseException) -> None:
         """Record how it ended; keep encoder and head as they are. The last checkpoint stays where it was."""
@@ -283,7 +327,8 @@ def load_data(data: Any, a: dict[str, Any]) -> tuple[Dataset, Splits, Dataset, n
     from counterpoint.data import Splits, load, split
 
     names = ("labels", "image", "features", "image_size", "root", "download", "limit", "max_corrupt")
-    dataset = load(data, **{name: a[name] for name in names})
+    how, start = {name: a[name] for name in names}, trained_folder(a.get("encoder", "auto"))
+    dataset = load(data, **how) if start is None else _load_for(start, data, how)
     given = a.get("splits")
     if given is None:
         splits = split(dataset, seed=a["split_seed"], val=a["val"], test=a["test"])
@@ -296,6 +341,39 @@ def load_data(data: Any, a: dict[str, Any]) -> tuple[Dataset, Splits, Dataset, n
     if kind.labelled_only and shown.labels is not None:
         train = train[shown.labels[train] >= 0]
     return dataset, splits, shown, np.asarray(train)
+
+
+def trained_folder(encoder: Any) -> Path | None:
+    """The folder of a trained encoder that the argument ``encoder`` of :func:`fit` names; ``None`` where it is a name.
+
+    Raises:
+        FileNotFoundError: a path where there is no encoder.
+        ValueError: the folder of a run that is not finished.
+    """
+    if not isinstance(encoder, str | os.PathLike):
+        raise ValueError(f"encoder: expected a name or the folder of a trained encoder, got {encoder!r}")
+    folder, is_path = Path(encoder), os.sep in os.fspath(encoder)
+    if not is_path and not any((folder / name).exists() for name in ("config.json", "config.yaml")):
+        return None
+    if (folder / "config.yaml").exists() and (state := Run(folder).state) != "finished":
+        raise ValueError(
+            f"encoder: the run in {folder} is {state}, not finished; go on with it with resume, or give "
+            f"{folder / 'encoder'} to start from what there is"
+        )
+    if not any((folder / name).exists() for name in ("config.json", "encoder/config.json")):
+        raise FileNotFoundError(f"encoder: no trained encoder in {folder}: expected the folder of a run or an encoder")
+    return folder
+
+
+def _load_for(start: Path, data: Any, how: dict[str, Any]) -> Dataset:
+    """The data in the shape that a trained encoder takes."""
+    from counterpoint.encoders import load
+    from counterpoint.search.embedding import dataset_for
+
+    encoder = load(start)
+    if how["image_size"] is not None and (how["image_size"],) * 2 != encoder.shape[1:]:
+        raise ValueError(f"image_size: the encoder takes {encoder.shape[1:]} and not {how['image_size']}; leave it out")
+    return dataset_for(encoder, data, **how)
 
 
 def _hide_labels(dataset: Dataset, splits: Splits, a: dict[str, Any]) -> Dataset:
@@ -313,20 +391,30 @@ def _hide_labels(dataset: Dataset, splits: Splits, a: dict[str, Any]) -> Dataset
 
 
 def make_encoder(dataset: Dataset, train: np.ndarray, a: dict[str, Any]) -> Encoder:
-    """The encoder that the arguments of :func:`fit` name, standardising by the training data."""
+    """The encoder that the arguments of :func:`fit` name.
+
+    A new one standardises by the training data; a trained one goes on as it is, with the statistics it has.
+    """
     import numpy as np
     import torch
 
-    from counterpoint.encoders import build
+    from counterpoint.encoders import build, load
 
+    name, options, start = a["encoder"], a["encoder_options"] or {}, trained_folder(a["encoder"])
+    if start is not None:
+        trained = load(start)
+        if options not in ({}, {"pretrained": True}, {"pretrained": False}):
+            raise ValueError(f"encoder_options: {start} has its own; only pretrained=false is possible, got {options}")
+        if options.get("pretrained", True):
+            return trained.train()
+        name, options = trained.config["name"], trained.config["arguments"]
     some = np.sort(np.random.default_rng(0).permutation(train)[:_STATISTICS_ITEMS])
     x = dataset[some][dataset.modality]
     x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     std, mean = torch.std_mean(x, dim=(0, 2, 3) if dataset.modality == "image" else 0)
-    name = a["encoder"]
     if name == "auto":
         name = "convnet" if dataset.modality == "image" else "mlp"
-    return build(name, dataset.shape, mean=mean, std=torch.nan_to_num(std, nan=1.0), **(a["encoder_options"] or {}))
+    return build(name, dataset.shape, mean=mean, std=torch.nan_to_num(std, nan=1.0), **options)
 
 
 def method_options(

@@ -36,11 +36,17 @@ def write_board(folder: Path, plan: Any, metric: str | None, failures: list[tupl
         raise ValueError("methods: no method finished all its seeds; see the failures above, and go on with resume")
     evaluations: dict[str, list[Any]] = {name: [run.evaluation for run in found] for name, found in runs.items()}
     labelled = any("knn" in e.scores for found in evaluations.values() for e in found)
-    metric = metric or ("knn" if labelled else "effective_rank")
+    if metric is None:
+        own = [e for name, found in evaluations.items() if name not in plan.baselines for e in found]
+        classify = bool(own) and all("accuracy" in e.scores for e in own)
+        metric = "accuracy" if classify else "knn" if labelled else "effective_rank"
     table = {m: _intervals(evaluations, m, plan.seeds) for m in DESCRIPTIONS}
     if not table[metric]:
         raise ValueError(f"metric: no method has a {metric}: the data lack the labels or items for it")
     rows = _rows(evaluations, metric, plan.seeds, plan.baselines)
+    without = [name for name in runs if name not in table[metric]]
+    if without:
+        notes.append(f"not ranked, since they have no {metric}: {', '.join(without)}")
     for row in rows:
         row["scores"] = {m: of[row["name"]][0] for m, of in table.items() if row["name"] in of}
     seconds = {name: sum(run.status.get("seconds") or 0 for run in found) / len(found) for name, found in runs.items()}

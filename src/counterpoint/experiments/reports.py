@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from counterpoint.data import Dataset
+    from counterpoint.evaluation import Evaluation
     from counterpoint.experiments.compare import Comparison
     from counterpoint.web.content import LeaderboardRow, RunData
 
@@ -90,7 +91,7 @@ def run_data(run: Run, dataset: Dataset, views: Any = None) -> RunData:
         thumbnails=_thumbnails(dataset, index),
         neighbours=_neighbours(vectors, kept.get("labels")),
         views=example_views(dataset, index, views),
-        confusion=evaluation.arrays.get("confusion") if evaluation else None,
+        confusion=_confusion(evaluation),
         findings=run.findings,
         seconds=run.status.get("seconds"),
         command=f"counterpoint fit --config {run.folder / 'config.yaml'}",
@@ -101,12 +102,31 @@ def _summary(run: Run) -> str:
     scores = run.scores
     if run.state != "finished":
         return f"This run is {run.state}: {run.status.get('why') or 'it has not finished yet'}"
+    evaluation = run.evaluation
+    if evaluation and "accuracy" in scores:
+        from counterpoint.evaluation import interval
+
+        of = interval(evaluation.items["accuracy"][None])
+        low, high = max(0.0, of.low), min(1.0, of.high)
+        told = (
+            f"The classifier is right for {of.mean:.1%} of the {of.items:,} test items (95 % interval {low:.1%} to "
+            f"{high:.1%}, over the choice of items)."
+        )
+        if "probe" in scores:
+            told += f" A logistic regression on its features, with all training labels: {scores['probe']:.1%}."
+        return told
     if "knn" in scores:
         return (
             f"{scores['knn']:.1%} of the test items are classified rightly by their nearest neighbours, "
             f"{scores.get('probe', float('nan')):.1%} by a linear classifier on the frozen embeddings."
         )
     return "The data have no labels, so the scores describe the geometry of the embeddings."
+
+
+def _confusion(evaluation: Evaluation | None) -> np.ndarray | None:
+    """The classifier's where there is one, else that of nearest neighbours."""
+    arrays = evaluation.arrays if evaluation else {}
+    return arrays.get("classifier_confusion", arrays.get("confusion"))
 
 
 def _thumbnails(dataset: Dataset, index: np.ndarray | None) -> Any:

@@ -18,7 +18,7 @@ from counterpoint.files import atomic, write_json
 if TYPE_CHECKING:
     import numpy as np
 
-    from counterpoint.encoders import Encoder
+    from counterpoint.encoders import Classifier, Encoder
     from counterpoint.evaluation import Evaluation
     from counterpoint.findings import Finding
     from counterpoint.methods import Method
@@ -108,8 +108,20 @@ class Run:
 
         return load(self.folder)
 
+    def classifier(self) -> Classifier:
+        """The trained encoder with its classifier, in evaluation mode: of a run whose method has one.
+
+        ``run.classifier().predict(x)`` names the classes of items and gives their probabilities.
+
+        Raises:
+            FileNotFoundError: the method has no classifier, or the run is not finished.
+        """
+        from counterpoint.encoders import load_classifier
+
+        return load_classifier(self.folder)
+
     def model(self, method: type[Method] | None = None) -> Method:
-        """The method made anew with the trained encoder and projection head in it, in evaluation mode.
+        """The method made anew with the trained encoder, projection head and classifier in it, in evaluation mode.
 
         ``model(x)`` gives features and ``model.project(x)`` the embedding on which the objective acted. What else a
         method may hold (a teacher, a queue, a predictor) is as new. Nothing in the files is executed.
@@ -137,6 +149,9 @@ class Run:
             with torch.random.fork_rng(devices=[]):
                 made = get(method or config["method"])(self.encoder(), **config["options"])
             made.projector.load_state_dict(load_file(folder / "model.safetensors"))
+            if (self.folder / "classifier").exists():
+                classifier: Any = made.classifier
+                classifier.load_state_dict(load_file(self.folder / "classifier" / "model.safetensors"))
         except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
             raise ValueError(f"run: the head in {folder} cannot be opened: {error}") from error
         return made.eval()

@@ -344,6 +344,7 @@ def quiet() -> None:
         ".*Checkpoint directory.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
         ".*GPU available but not used.*",
+        ".*module\\(s\\) in eval mode at the start of training.*",  # what is frozen, and momentum teachers
         ".*your dataloader is not resumable.*",  # Batches is, by epoch and step
     ):
         warnings.filterwarnings("ignore", message)

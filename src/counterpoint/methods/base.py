@@ -31,6 +31,7 @@ class Recipe:
         weight_decay: on weights of two or more dimensions only (SimCLR leaves biases and norms out too).
         schedule: ``"cosine"`` to zero, or ``"constant"``.
         warmup: share of all steps in which the rate rises linearly (SimCLR: 10 of 100 epochs).
+        encoder_lr: peak learning rate of ``module.encoder``, where it should differ from the rest's; ``None``: ``lr``.
     """
 
     optimizer: str = "adamw"
@@ -38,6 +39,7 @@ class Recipe:
     weight_decay: float = 1e-4
     schedule: str = "cosine"
     warmup: float = 0.1
+    encoder_lr: float | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("adamw", "sgd"):
@@ -46,6 +48,8 @@ class Recipe:
             raise ValueError(f"schedule: expected 'cosine' or 'constant', got {self.schedule!r}")
         if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.warmup <= 1):
             raise ValueError(f"lr, weight_decay, warmup: expected lr > 0, decay >= 0, warmup in [0, 1], got {self}")
+        if self.encoder_lr is not None and not 0 < self.encoder_lr < math.inf:
+            raise ValueError(f"encoder_lr: expected a finite number above 0, got {self.encoder_lr}")
 
     def factor(self, step: int, total: int) -> float:
         """The learning rate at a step as a share of ``lr``."""
@@ -64,9 +68,16 @@ class Recipe:
         The schedule, warm-up included, begins anew at each of ``starts``, of which the first is 0.
         """
         parameters = [p for p in module.parameters() if p.requires_grad]
+        encoder, apart = getattr(module, "encoder", None), self.encoder_lr is not None
+        own = {id(p) for p in encoder.parameters()} if apart and isinstance(encoder, nn.Module) else set()
         groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {
+                "params": [p for p in parameters if (id(p) in own) == inside and (p.ndim > 1) == wide],
+                "weight_decay": self.weight_decay if wide else 0.0,
+                "lr": (self.encoder_lr or self.lr) if inside else self.lr,
+            }
+            for inside in (False, True)
+            for wide in (True, False)
         ]
         groups = [group for group in groups if group["params"]]
         optimizer: torch.optim.Optimizer
@@ -87,8 +98,11 @@ class Method(lightning.LightningModule):
     """A LightningModule that trains an encoder from views.
 
     A subclass builds its heads in ``__init__`` (calling this one's with ``encoder``, ``views`` and ``recipe``), sets
-    ``self.projector``, and defines :meth:`loss`. A batch is a dict: ``batch[modality]`` (uint8 images or float vectors)
-    or ready-made ``batch["views"]``; ``batch["index"]``; ``batch["label"]`` where there are labels.
+    ``self.projector``, and defines :meth:`loss`. One that sets ``self.classifier``, a linear layer from features to
+    classes, has it saved with the run and scored.
+
+    A batch is a dict: ``batch[modality]`` (uint8 images or float vectors) or ready-made ``batch["views"]``;
+    ``batch["index"]``; ``batch["label"]`` where there are labels.
 
     Args:
         encoder: module from a view to features (B, F), with the attribute ``features``.

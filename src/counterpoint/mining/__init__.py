@@ -1,4 +1,4 @@
-"""Who is positive or negative of whom: a queue, clusters of all items and groups of them, partner classes, hard pairs."""
+"""Who is positive or negative of whom: a queue, clusters and groups of them, partner classes, hard pairs."""
 
 from counterpoint.mining.clusters import spherical_kmeans
 from counterpoint.mining.groups import Grouping, cluster_pseudo_labels

@@ -16,6 +16,14 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {
+    "accuracy": Metric(
+        "Accuracy", "Share of test items that the classifier trained with the encoder gives the right class."
+    ),
+    "scatter": Metric(
+        "Scatter",
+        "Variance of the features within classes over that between them; low where classes are compact and far apart.",
+        False,
+    ),
     "knn": Metric(
         "kNN accuracy",
         "Share of test items whose class is guessed right from their nearest neighbours among the training "

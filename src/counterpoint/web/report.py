@@ -27,7 +27,7 @@ from counterpoint.web.markup import Html, counted, duration, element, flatten, j
 from counterpoint.web.verdict import verdict
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-LABELLED = ("knn", "probe", "probe_1", "probe_5", "probe_10", "recall@1", "recall@5", "recall@10", "map")
+LABELLED = ("accuracy", "knn", "probe", "probe_1", "probe_5", "probe_10", "recall@1", "recall@5", "recall@10", "map")
 
 
 @dataclass(frozen=True)
