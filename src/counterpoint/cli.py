@@ -36,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if words[:2] == ["papers", "show"]:
         words = ["papers", "--show", *words[2:]]
+    if words[0] == "finetune" and not any(word.startswith("-") for word in (*words[1:3], "-" * (len(words) < 3))):
+        words = [*words[:2], "--data", *words[2:]]  # the second word is the data, which may be left out
     if words[0] not in _COMMANDS:
         import difflib
 

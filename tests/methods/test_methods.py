@@ -92,7 +92,10 @@ def test_trains_under_a_plain_trainer(name, modality):
     assert trainer.global_step == 2
     after = parameters(method.encoder)
     assert torch.isfinite(after).all()
-    assert ((after - before).abs() > 0).float().mean() > 0.5
+    if name == "linear_probe":  # whose encoder is to stay as it is
+        assert torch.equal(after, before)
+    else:
+        assert ((after - before).abs() > 0).float().mean() > 0.5
     x = torch.rand(4, *(VECTOR if modality == "vector" else IMAGE))
     assert method(x).shape == (4, 16)
     assert method.project(x).shape[0] == 4
