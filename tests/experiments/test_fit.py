@@ -37,6 +37,7 @@ def test_a_run_holds_everything(run):
     files = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
     assert files == {
         *("config.yaml", "environment.json", "status.json", "splits.npz", "metrics.jsonl", "histograms.npz"),
+        "score_curves.npz",
         *("encoder/config.json", "encoder/model.safetensors", "embeddings.npz", "report.html", ".lock"),
         *("head/config.json", "head/model.safetensors"),
         *("evaluation.json", "evaluation.npz"),
@@ -115,9 +116,11 @@ STATEFUL = {  # what else than weights must come back: queues, teachers, prototy
     "amcl_moco": {},
     "cacr_moco": {"queue_size": 32},
     "cmim": {},
+    "feature_transformation": {"queue_size": 32},
     "hallucinator_moco": {"queue_size": 32},
     "hard_contrastive": {"queue_size": 32},
     "hydra": {"gate_kind": "gumbel", "gate_embed": 16, "gate_hidden": 16},
+    "mochi": {"queue_size": 32, "oracle": True},
     "nnclr": {},
     "swav": {"queue_size": 64, "queue_start": 0.2},
 }

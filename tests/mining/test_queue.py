@@ -86,3 +86,19 @@ def test_what_does_not_fit_is_refused(x):
 def test_sizes(length, dim, name):
     with pytest.raises(ValueError, match=f"^{name}: expected at least 1"):
         Queue(length, dim)
+
+
+def test_classes_are_kept_with_the_rows():
+    queue = Queue(4, 2, labelled=True)
+    queue.push(counting(0, 4))
+    assert queue.labels.tolist() == [-1] * 4
+    queue.push(counting(4, 7), torch.tensor([4, 5, 6]))
+    queue.push(counting(7, 13), torch.arange(7, 13))  # of which the last four stay
+    assert queue.labels.tolist() == queue()[:, 0].long().tolist()
+    again = Queue(4, 2, labelled=True)
+    again.load_state_dict(queue.state_dict())
+    assert torch.equal(again.labels, queue.labels)
+    with pytest.raises(ValueError, match=r"^labels: expected \(2,\)"):
+        queue.push(counting(0, 2), torch.arange(3))
+    with pytest.raises(ValueError, match=r"^labels: .*labelled=True"):
+        Queue(4, 2).push(counting(0, 2), torch.arange(2))

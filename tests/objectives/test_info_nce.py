@@ -46,3 +46,21 @@ def test_lengths_count_only_without_normalisation():
 def test_own_negatives_of_another_shape_or_not_finite_are_named(own):
     with pytest.raises(ValueError, match="own"):
         InfoNCE(0.2)(Q, K, BANK, own)
+
+
+def test_own_negatives_may_be_given_by_their_scores():
+    q = Q.clone().requires_grad_()
+    scores = (normalize(OWN, dim=-1) @ normalize(q, dim=1)[:, :, None])[:, :, 0]
+    one, other = (InfoNCE(0.3)(q, K, BANK, own) for own in (OWN, scores))
+    torch.testing.assert_close(one, other)
+    torch.testing.assert_close(torch.autograd.grad(one, q)[0], torch.autograd.grad(other, q)[0])
+    with pytest.raises(ValueError, match=r"^own: expected \(5, S, 8\) or \(5, S\)"):
+        InfoNCE(0.3)(Q, K, BANK, scores[:4])
+
+
+def test_negatives_of_a_querys_number_do_not_count():
+    mine, theirs = torch.tensor([0, 1, 2, -2, 0]), torch.arange(12) % 3
+    terms = InfoNCE(0.3, reduction="none")(Q, K, BANK, exclude=mine, exclude_negatives=theirs)
+    for i, number in enumerate(mine):
+        expected = InfoNCE(0.3)(Q[i : i + 1], K[i : i + 1], BANK[theirs != number])
+        torch.testing.assert_close(terms[i], expected)

@@ -114,7 +114,8 @@ def fit(
         devices: auto, or how many: Lightning's.
         nodes: machines; start with torchrun or Slurm.
         threads: processor threads; default all cores.
-        monitor: how many times during training to look at similarities, collapse and kNN accuracy.
+        monitor: how many times during training to look at similarities, collapse and kNN accuracy; 0 also leaves out
+            the scores of positives and negatives that are kept for every step.
         checkpoint_seconds: time between checkpoints.
         evaluate: score the encoder when it is trained.
         metrics: which scores to measure, e.g. knn and probe; default all that the data allow.

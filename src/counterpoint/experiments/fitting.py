@@ -140,6 +140,7 @@ class Fit:
         callbacks = [
             training.SeedSteps(a["seed"], batches),
             training.Recorder(self.folder, self._monitor(epochs) if a["monitor"] else None, lambda: batches.facts),
+            *([training.ScoreCurves(self.folder)] if a["monitor"] else []),
             checkpointer,
         ]
         trainer = lightning.Trainer(

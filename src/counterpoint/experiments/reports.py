@@ -84,6 +84,7 @@ def run_data(run: Run, dataset: Dataset, views: Any = None) -> RunData:
         skipped=[tuple(pair) for pair in run.status.get("skipped", [])],
         history=run.metrics,
         histograms=histograms or None,
+        score_curves=run.score_curves or None,
         spectrum=evaluation.arrays.get("spectrum") if evaluation else None,
         embeddings=vectors,
         labels=kept.get("labels"),

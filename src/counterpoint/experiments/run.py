@@ -96,6 +96,15 @@ class Run:
         return read_arrays(self.folder / "histograms.npz")
 
     @property
+    def score_curves(self) -> dict[str, np.ndarray]:
+        """How positives and negatives scored over training: ``step`` (S,), and (S,) for each ``stage/statistic``.
+
+        Stages are ``before`` and, of methods that change features or add negatives, ``after``: as the loss sees them.
+        Statistics are those of :class:`counterpoint.objectives.ScoreStatistics`, averaged over anchors.
+        """
+        return read_arrays(self.folder / "score_curves.npz")
+
+    @property
     def findings(self) -> list[Finding]:
         """What the method found out, as figures in plain data; empty for most methods."""
         from counterpoint import findings

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import json
 import logging
 import time
@@ -36,6 +37,7 @@ from counterpoint.mining import Grouping
 from counterpoint.objectives.inputs import normalize
 
 EDGES = np.linspace(-1, 1, 81)
+_CURVE_POINTS = 2**16  # of the statistics over steps: longer trainings keep every second, fourth, ... step
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -310,6 +312,76 @@ class Monitor:
 
 def _embed(module: Any, inputs: Tensor) -> Tensor:
     return torch.cat([module.encoder(part.to(module.device)).float() for part in inputs.split(512)])
+
+
+class ScoreCurves(Callback):
+    """Keeps, for every step, how positives and negatives scored: ``score_curves.npz``.
+
+    A method that contrasts with a queue tells itself (:meth:`~counterpoint.methods.base.Method.watch`). Of any other
+    the rows that its projector gave in the step are taken: the first views as queries, the second ones as their keys,
+    and a bounded number of the other second views as negatives. Steps of a method that gives no two views are not kept.
+
+    The file is written before each checkpoint, and on resume cut to the steps that the checkpoint knows: as if nothing
+    had happened. It holds ``step`` (S,) and float64 (S,) named ``stage/statistic``, NaN where a step has none; stages
+    are ``before`` and, of a method that changes scores on the way to its loss, ``after``; statistics are those of
+    :class:`~counterpoint.objectives.ScoreStatistics`, averaged over anchors.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "score_curves.npz"
+        self.rows: list[dict[str, float]] = []
+        self.seen: list[Tensor] = []
+        self.module: Any = None
+        self.every, self.step = 1, 0
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        self.every = 1
+        while trainer.estimated_stepping_batches > self.every * _CURVE_POINTS:
+            self.every *= 2
+        kept = read_arrays(self.path)
+        rows = [dict(zip(kept, map(float, row), strict=True)) for row in zip(*kept.values(), strict=True)]
+        self.rows = [row for row in rows if row["step"] < trainer.global_step]
+        self.module, self.hook = module, module.projector.register_forward_hook(self._see)
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        module.watching = trainer.is_global_zero and trainer.global_step % self.every == 0
+        self.step = trainer.global_step
+
+    def _see(self, projector: Any, inputs: Any, output: Any) -> None:
+        if self.module.watching and isinstance(output, Tensor) and output.ndim == 2:
+            self.seen.append(output.detach())
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: dict[str, Any], *_: Any
+    ) -> None:
+        if not module.watching:
+            return
+        module.watching = False
+        if not module.watched and "index" in batch:
+            self._from_batch(module, len(batch["index"]))
+        if module.watched:
+            told = {f"{stage}/{n}": v for stage, of in module.watched.items() for n, v in of.means().items()}
+            self.rows.append({"step": float(self.step), **told})
+        module.watched, self.seen = {}, []
+
+    def _from_batch(self, module: Any, items: int) -> None:
+        parts = itertools.chain.from_iterable(part.split(items) for part in self.seen)
+        views = list(itertools.islice(parts, 2))
+        if items > 1 and [view.shape[:1] for view in views] == [(items,)] * 2:
+            module.watch_batch(*views)
+
+    def on_save_checkpoint(self, *_: Any) -> None:
+        self.write()
+
+    def on_train_end(self, *_: Any) -> None:
+        self.hook.remove()
+        self.write()
+
+    def write(self) -> None:
+        if self.rows:
+            names = list(dict.fromkeys(name for row in self.rows for name in row))
+            arrays = {name: np.array([row.get(name, np.nan) for row in self.rows]) for name in names}
+            write_arrays(self.path, **arrays | {"step": arrays["step"].astype(np.int64)})
 
 
 class Progress(Callback):

@@ -16,8 +16,12 @@ from torch import Tensor, nn
 from counterpoint.encoders import Encoder
 from counterpoint.findings import Finding
 from counterpoint.mining import Grouping
+from counterpoint.objectives.inputs import normalize
+from counterpoint.objectives.statistics import ScoreStatistics, score_statistics
 
 Views = Callable[[Tensor], Sequence[Tensor]]
+# of a step: enough for its statistics, too few to cost a fiftieth of it
+_WATCHED_ANCHORS, _WATCHED_ITEMS, _WATCHED_SCORES = 64, 512, 2**19
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,8 @@ class Method(lightning.LightningModule):
         self.encoder = encoder
         self.views, self.recipe = views, recipe or Recipe()
         self.projector = nn.Identity()
+        self.watching = False  # set by whoever wants the statistics of a step's scores
+        self.watched: dict[str, ScoreStatistics] = {}
 
     @classmethod
     def defaults_for(cls, items: int) -> dict[str, Any]:
@@ -161,6 +167,55 @@ class Method(lightning.LightningModule):
     def embed_together(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
         """``z`` of views of one size in a single pass, batch statistics shared, as SimCLR's code does."""
         return self.project(torch.cat(list(views))).split([len(view) for view in views])
+
+    @torch.no_grad()
+    def watch(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        negatives: Tensor,
+        own: Tensor | None = None,
+        *,
+        stage: str = "before",
+        unit: bool = True,
+    ) -> None:
+        """Tell how positives and negatives score in this step; does nothing unless somebody is watching.
+
+        A method whose negatives are not the other items of the batch calls this in its loss, before it changes
+        anything, and again with ``stage="after"`` if it changes features or adds negatives: the same pairs as its loss
+        sees them. Up to 64 anchors and 2^19 scores are looked at.
+
+        Args:
+            queries: (B, D).
+            keys: (B, D), their positives.
+            negatives: (K, D).
+            own: (B, S), scores of more negatives of each query alone.
+            stage: ``"before"`` or ``"after"``.
+            unit: whether embeddings are normalised first.
+        """
+        if not self.watching:
+            return
+        some = max(1, min(len(queries), _WATCHED_ANCHORS, _WATCHED_SCORES // len(negatives)))
+        with torch.autocast(queries.device.type, enabled=False):
+            q, k, n = (x.detach().float() for x in (queries[:some], keys[:some], negatives))
+            q, k, n = (normalize(x) if unit else x for x in (q, k, n))
+            scores = q @ n.T if own is None else torch.cat([q @ n.T, own[:some].detach().float()], 1)
+            self.watched[stage] = score_statistics((q * k).sum(1), scores, self._temperature())
+
+    @torch.no_grad()
+    def watch_batch(self, first: Tensor, second: Tensor) -> None:
+        """:meth:`watch` for two views (B, D) of a batch, where the other items are the negatives: up to 512 of them."""
+        some = min(len(first), _WATCHED_ANCHORS)
+        with torch.autocast(first.device.type, enabled=False):
+            q, k = (normalize(x.detach().float()) for x in (first[:some], second[:_WATCHED_ITEMS]))
+            scores = q @ k.T
+            others = scores[~torch.eye(*scores.shape, dtype=torch.bool, device=scores.device)].view(some, -1)
+            self.watched["before"] = score_statistics(scores.diagonal(), others, self._temperature())
+
+    def _temperature(self) -> float | None:
+        """The objective's, if it has one and it is a number."""
+        found = getattr(getattr(self, "objective", None), "temperature", None)
+        return found if isinstance(found, float | int) else None
 
     @property
     def progress(self) -> float:

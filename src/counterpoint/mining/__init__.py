@@ -1,16 +1,19 @@
-"""Who is positive or negative of whom: a queue, clusters and groups of them, partner classes, hard pairs."""
+"""Who is positive or negative of whom: a queue, clusters and groups of them, partner classes, hard pairs, mixtures."""
 
 from counterpoint.mining.clusters import spherical_kmeans
 from counterpoint.mining.groups import Grouping, cluster_pseudo_labels
 from counterpoint.mining.hard_pairs import HardPairs, generate_hard_pairs, hardest_pairs, random_negatives
+from counterpoint.mining.mixing import Mixtures, draw_mixtures
 from counterpoint.mining.partners import partner_classes
 from counterpoint.mining.queue import Queue
 
 __all__ = [
     "Grouping",
     "HardPairs",
+    "Mixtures",
     "Queue",
     "cluster_pseudo_labels",
+    "draw_mixtures",
     "generate_hard_pairs",
     "hardest_pairs",
     "partner_classes",

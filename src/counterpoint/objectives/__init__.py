@@ -29,6 +29,8 @@ These families share this floor:
 * **Decorrelating**, statistics over the batch instead of pairs: :class:`BarlowTwins`, :class:`VICReg`;
   :class:`SpectralContrastive` can be read as either.
 
+What a loss sees in a step, :func:`score_statistics` tells: positives, negatives, their spread.
+
 All take **raw** embeddings and normalise them where their paper does; return a scalar (``reduction="none"`` gives the
 terms where a loss is a mean of terms); accept float32, float64, bfloat16 and float16 (computed in float32); compute the
 loss of the whole batch across processes; and raise ``ValueError`` naming the argument for what has no right answer.
@@ -58,6 +60,7 @@ from counterpoint.objectives.predictive import NegativeCosine
 from counterpoint.objectives.sogclr import BimodalISogCLR, BimodalSogCLR, ISogCLR, SogCLR, dro_temperature
 from counterpoint.objectives.sorting import DifferentiableSort
 from counterpoint.objectives.spectral import SpectralContrastive
+from counterpoint.objectives.statistics import ScoreStatistics, score_statistics
 from counterpoint.objectives.supcon import SupCon
 from counterpoint.objectives.swav import SwAV
 from counterpoint.objectives.vicreg import VICReg
@@ -99,6 +102,7 @@ __all__ = [
     "PairTemperature",
     "PairwiseAverage",
     "PolyView",
+    "ScoreStatistics",
     "SimpleContrastive",
     "SogCLR",
     "SpectralContrastive",
@@ -111,4 +115,5 @@ __all__ = [
     "npc_multiplier",
     "penalty_entropy",
     "relative_penalty",
+    "score_statistics",
 ]

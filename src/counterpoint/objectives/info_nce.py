@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from counterpoint.objectives.inputs import embeddings, known_reduction, normalize, positive, reduce
-from counterpoint.pairwise import gather, log_partition
+from counterpoint.pairwise import gather, gather_labels, log_partition
 
 
 class InfoNCE(nn.Module):
@@ -25,7 +25,9 @@ class InfoNCE(nn.Module):
     Shapes:
         ``loss(queries, keys, negatives, own)``: (B, D), (B, D), (K, D), all raw. Keys and negatives usually carry no
         gradient (MoCo), but may. ``own`` (B, S, D), optional: S more negatives of each query alone, such as synthetic
-        ones. Memory O((B + K + B S) D).
+        ones; or (B, S), their inner products with the query where these can be had without them, taken as they are.
+        ``exclude`` (B,) and ``exclude_negatives`` (K,), optional integers: a negative whose number is the query's does
+        not count, such as one of its class. Memory O((B + K + B S) D).
 
     Raises:
         ValueError: on an empty bank, shapes that differ, non-finite values, temperature <= 0.
@@ -45,7 +47,15 @@ class InfoNCE(nn.Module):
         self.temperature, self.reduction = temperature, known_reduction(reduction)
         self.positive_in_denominator, self.normalize = positive_in_denominator, normalize
 
-    def forward(self, queries: Tensor, keys: Tensor, negatives: Tensor, own: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        negatives: Tensor,
+        own: Tensor | None = None,
+        exclude: Tensor | None = None,
+        exclude_negatives: Tensor | None = None,
+    ) -> Tensor:
         queries, keys = (self._scaled(x) for x in embeddings(queries=queries, keys=keys))
         (negatives,) = embeddings(negatives=negatives)
         if negatives.shape[1:] != queries.shape[1:]:
@@ -53,7 +63,9 @@ class InfoNCE(nn.Module):
         mine = None if own is None else gather(self._own_partition(queries, own))
         queries, keys = gather(queries), gather(keys)
         attraction = (queries * keys).sum(1) / self.temperature
-        partition = log_partition(queries, self._scaled(negatives), scale=1 / self.temperature)
+        groups, scale = gather_labels(exclude), 1 / self.temperature
+        negatives = self._scaled(negatives)
+        partition = log_partition(queries, negatives, scale=scale, exclude=groups, exclude_keys=exclude_negatives)
         if mine is not None:
             partition = torch.logaddexp(partition, mine)
         if self.positive_in_denominator:
@@ -64,9 +76,11 @@ class InfoNCE(nn.Module):
         return normalize(x) if self.normalize else x
 
     def _own_partition(self, queries: Tensor, own: Tensor) -> Tensor:
-        (own,) = embeddings((3,), own=own)
-        if own.shape[::2] != queries.shape:
-            raise ValueError(f"own: expected ({len(queries)}, S, {queries.shape[1]}), got {tuple(own.shape)}")
-        with torch.autocast(queries.device.type, enabled=False):
-            scores = torch.bmm(self._scaled(own), queries[:, :, None])[:, :, 0]
-        return torch.logsumexp(scores / self.temperature, 1)
+        (own,) = embeddings((2, 3), own=own)
+        if len(own) != len(queries) or own.shape[2:] not in ((), queries.shape[1:]):
+            expected = f"({len(queries)}, S, {queries.shape[1]}) or ({len(queries)}, S)"
+            raise ValueError(f"own: expected {expected}, got {tuple(own.shape)}")
+        if own.ndim == 3:
+            with torch.autocast(queries.device.type, enabled=False):
+                own = torch.bmm(self._scaled(own), queries[:, :, None])[:, :, 0]
+        return torch.logsumexp(own / self.temperature, 1)

@@ -31,6 +31,8 @@ class RunData:
         history: a dict per epoch: ``epoch``, ``step``, ``loss`` and any further numbers.
         histograms: ``edges (E+1,)``, ``epochs (R,)``, ``positive (R, E)``, ``negative (R, E)``: counts of cosine
             similarity of positive and negative pairs over training.
+        score_curves: how positives and negatives scored over training: ``step`` (S,), and (S,) for each
+            ``stage/statistic``, as :attr:`counterpoint.experiments.run.Run.score_curves` has them.
         spectrum: (D,) singular values, largest first; computed from ``embeddings`` where absent.
         embeddings: (N, D); only used to compute what is absent of ``spectrum``, ``map`` and ``neighbours``.
         map: (M, 2) positions; computed with UMAP (seconds) from ``embeddings`` where absent.
@@ -58,6 +60,7 @@ class RunData:
     skipped: Sequence[tuple[str, str]] = ()
     history: Sequence[Mapping[str, Any]] = ()
     histograms: Mapping[str, Array] | None = None
+    score_curves: Mapping[str, Array] | None = None
     spectrum: Array | None = None
     embeddings: Array | None = None
     map: Array | None = None

@@ -12,12 +12,11 @@ from counterpoint.web.axes import LETTER, drawing, text
 from counterpoint.web.figures import Series, short
 from counterpoint.web.grids import tiles
 from counterpoint.web.images import thumbnail
-from counterpoint.web.lines import curves
+from counterpoint.web.lines import curves, thinned
 from counterpoint.web.markup import Html, element, number
 
 _SIDE = 64  # pixels of a picture
 _WIDE = 440
-_POINTS = 400  # of a line: more are averaged, so that a long training stays a readable figure of some kilobytes
 
 
 def discoveries(findings: Sequence[Finding]) -> Html | None:
@@ -81,13 +80,6 @@ def lines(finding: Curves) -> Html:
     """The lines with their names at their ends; long ones are averaged over stretches."""
     shown = []
     for at, (name, values) in enumerate(finding.series.items()):
-        x, y = _thinned(finding.x), _thinned(values)
+        x, y = thinned(finding.x), thinned(values)
         shown.append(Series(name, x.tolist(), y.tolist(), at, dashed=at % 2 == 1))
     return curves(shown, finding.x_label, finding.y_label, signed=False)
-
-
-def _thinned(values: np.ndarray) -> np.ndarray:
-    if len(values) <= _POINTS:
-        return values
-    parts = np.array_split(values, _POINTS)
-    return np.array([np.nan if np.isnan(part).all() else np.nanmean(part) for part in parts])

@@ -111,6 +111,10 @@ LEADS: dict[str, str] = {
     "its height, can be compared.",
     "similarity": "Cosine similarity of pairs during training, from the first epoch (top) to the last. Training pulls "
     "the two apart. Every ridge is scaled to its own height.",
+    "score-curves": "How the pairs of each step score, averaged over anchors: positives that become easy, negatives "
+    "that crowd together or spread. Negatives are the other items of the batch, or the queue of a method that has one. "
+    "Where a method changes features or adds negatives, the solid line is before and the dashed one after that, as the "
+    "loss sees them. Steps of a long training are averaged.",
     "maps": "Test embeddings in the plane (UMAP): near means alike; axes and distances between far groups say nothing. "
     "Tap a dot to see what it is and where the other maps put it.",
     "neighbours": "Left, a query; then its nearest neighbours among the other test items, nearest first.",

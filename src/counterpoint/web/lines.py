@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from counterpoint.web.axes import LETTER, Chart, Scale, extent, polyline, spread, text, ticks
+from counterpoint.web.content import Array
 from counterpoint.web.figures import COLOURS, Series, short
 from counterpoint.web.markup import Html, element, known, number
 
 LINEAR = 0.01  # values nearer to 0 than this are drawn on a linear scale, others on a logarithmic one
 WIDTH = 400
+_POINTS = 400  # of a line: more are averaged, so that a long training stays a readable figure of some kilobytes
 
 
 def bent(value: float) -> float:
@@ -72,6 +76,14 @@ def curves(
         chart.add(element("path", d=polyline([(x, y), (right + 4, to)]), class_="leader"))
         chart.add(text(right + 7, to + 3.5, short(line.name), f"t name c{line.colour % COLOURS}"))
     return chart.svg()
+
+
+def thinned(values: Array) -> Array:
+    """At most 400 values: the means of as many stretches; NaN where a stretch has no number."""
+    if len(values) <= _POINTS:
+        return values
+    parts = np.array_split(values, _POINTS)
+    return np.array([np.nan if np.isnan(part).all() else np.nanmean(part) for part in parts])
 
 
 def plain(value: float) -> str:

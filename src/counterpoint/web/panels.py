@@ -13,6 +13,7 @@ from counterpoint.web.content import Array, RunData
 from counterpoint.web.figures import Series, curve, ridges, spectra
 from counterpoint.web.grids import grid, tiles
 from counterpoint.web.images import data_uri, sheet, thumbnail, thumbnails_of
+from counterpoint.web.lines import curves, thinned
 from counterpoint.web.maps import NEIGHBOUR_LIMIT, embedding_map, neighbour_grid
 from counterpoint.web.markup import Html, element, known
 from counterpoint.web.scatter import class_styles, scatter
@@ -106,6 +107,36 @@ def histograms(runs: Runs) -> Html | None:
                 panel(_title(name, runs), ridges(h["edges"], h["epochs"], h["positive"], h["negative"], name))
             )
     return panels(figures)
+
+
+_STATISTICS = {  # of an anchor's scores, with the titles of their figures
+    "positive": "Score with the positive",
+    "negative_mean": "Mean score with negatives",
+    "negative_variance": "Variance of the scores with negatives",
+    "exp_positive": "ln exp(positive ÷ temperature)",
+    "exp_negative": "ln mean exp(negative ÷ temperature)",
+    "first": "Share whose positive scores highest",
+}
+
+
+def score_curves(runs: Runs) -> Html | None:
+    """A figure for each statistic: all runs on one axis, dashed what the loss sees where a method changes it."""
+    figures = []
+    for statistic, title in _STATISTICS.items():
+        lines = []
+        for at, (name, run) in enumerate(runs.items()):
+            for stage in ("before", "after"):
+                values = (run.score_curves or {}).get(f"{stage}/{statistic}")
+                if values is None or not np.isfinite(values).any():
+                    continue
+                assert run.score_curves is not None
+                y = np.log(values) if statistic.startswith("exp") else values
+                label = name if len(runs) > 1 else stage
+                points = thinned(run.score_curves["step"]).tolist(), thinned(y).tolist()
+                lines.append(Series(label, *points, at, dashed=stage == "after"))
+        if lines:
+            figures.append(panel(title, curves(lines, "step", "", signed=False)))
+    return panels(figures, broad=True)
 
 
 def spectrum(runs: Runs, dashed: Sequence[str] = ()) -> Html | None:

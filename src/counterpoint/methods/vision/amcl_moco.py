@@ -68,8 +68,10 @@ class AMCLMoCo(Adaptive):
     def loss(self, views: Sequence[Tensor], batch: dict[str, Any]) -> Tensor:
         split = self.projector.split
         keys = normalize(split(self.teacher(views[1]).float()))
-        loss = self.objective(split(self.project(views[0])), keys, split(self.queue()))
-        self.queue.push(gather(keys.transpose(0, 1).flatten(1)))
+        queries, together = self.project(views[0]), keys.transpose(0, 1).flatten(1)
+        self.watch(queries, together, self.queue())
+        loss = self.objective(split(queries), keys, split(self.queue()))
+        self.queue.push(gather(together))
         return loss
 
     def after_step(self) -> None:

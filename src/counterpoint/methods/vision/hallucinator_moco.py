@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from counterpoint.encoders import Encoder
@@ -49,5 +51,7 @@ class HallucinatorMoCo(Hallucinating, MoCo):
         super().__init__(encoder, views, recipe, temperature, momentum, queue_size, dim, head)
         self.make_generator(dim, hidden, depth, ratio, hallucinate, normalize_first)
 
-    def contrast(self, queries: Tensor, keys: Tensor) -> Tensor:
-        return self.objective(self.doubled(queries, keys), keys.repeat(2, 1), self.queue())
+    def contrast(self, queries: Tensor, keys: Tensor, batch: dict[str, Any]) -> Tensor:
+        bank = self.queue()
+        self.watch(queries, keys, bank)
+        return self.objective(self.doubled(queries, keys), keys.repeat(2, 1), bank)

@@ -60,7 +60,9 @@ class HardContrastive(Method):
         if self.queue is None:
             return self.objective(*self.embed_together(views))
         queries, keys = self.project(views[0]), normalize(self.teacher(views[1]).float())
-        loss = self.objective(queries, keys, self.queue())
+        bank = self.queue()
+        self.watch(queries, keys, bank)
+        loss = self.objective(queries, keys, bank)
         self.queue.push(gather(keys))
         return loss
 

@@ -62,13 +62,19 @@ class MoCo(Method):
 
     def loss(self, views: Sequence[Tensor], batch: dict[str, Any]) -> Tensor:
         queries, keys = self.project(views[0]), normalize(self.teacher(views[1]).float())
-        loss = self.contrast(queries, keys)
-        self.queue.push(gather(keys))
+        loss = self.contrast(queries, keys, batch)
+        self.enqueue(gather(keys), batch)
         return loss
 
-    def contrast(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """The loss of raw queries and the teacher's unit keys, both (B, D), against the queue."""
-        return self.objective(queries, keys, self.queue())
+    def contrast(self, queries: Tensor, keys: Tensor, batch: dict[str, Any]) -> Tensor:
+        """The loss of raw queries (B, D) and their unit keys (B, D) against the queue."""
+        bank = self.queue()
+        self.watch(queries, keys, bank)
+        return self.objective(queries, keys, bank)
+
+    def enqueue(self, keys: Tensor, batch: dict[str, Any]) -> None:
+        """Let the keys of all processes be negatives from now on."""
+        self.queue.push(keys)
 
     def after_step(self) -> None:
         self.teacher.update(nn.Sequential(self.encoder, self.projector), self.momentum)

@@ -1,0 +1,190 @@
+"""Negatives that are made: mixtures of the hardest keys of a bank, and of them with the query (Kalantidis et al. 2020).
+
+MoCHi adds to each query's negatives points that no encoder has made: convex mixtures of two of the bank's hardest keys
+for that query (type 1), and of one of these with the query itself (type 2), brought back to unit length. They live for
+one step, and are constants: a gradient reaches the query that they are compared with, and nothing else.
+
+What is drawn (:func:`draw_mixtures`, a few thousand integers a query) is apart from what is made of it: the points
+(:meth:`Mixtures.points`) or, much cheaper, their scores with the query (:meth:`Mixtures.scores`), which is all that a
+loss needs. At a batch of 256, 1,152 mixtures and 128 dimensions the points would take 150 MB and be read several times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from counterpoint.objectives.inputs import embeddings, normalize
+from counterpoint.pairwise import nearest
+from counterpoint.views.features import mix
+
+_EPS = 1e-6  # shortest length that is divided by: antipodal vectors may cancel
+_CACHED = 1 << 19  # numbers of mixtures made at a time on the processor: 2 MB of float32 stay in its cache
+_ON_GPU = 1 << 26
+
+
+@dataclass(frozen=True)
+class Mixtures:
+    """Which keys of a bank are mixed, and in what shares, for each of B queries.
+
+    Attributes:
+        hardest: int64 (B, N), positions in the bank of the keys with the largest cosines, hardest first.
+        first, second: int64 (B, s), positions of the two keys of a type 1 mixture.
+        alpha: (B, s), the first one's weight, in [0, 1].
+        third: int64 (B, s'), position of the key of a type 2 mixture.
+        beta: (B, s'), the query's weight, below 1/2.
+    """
+
+    hardest: Tensor
+    first: Tensor
+    second: Tensor
+    alpha: Tensor
+    third: Tensor
+    beta: Tensor
+
+    def points(self, queries: Tensor, negatives: Tensor) -> Tensor:
+        """The mixtures (B, s + s', D), unit vectors without a gradient, type 1 first; B (s + s') D numbers.
+
+        Args:
+            queries: (B, D), raw.
+            negatives: (K, D), raw.
+        """
+        q, keys = _unit(queries, negatives)
+        q = q.detach()
+        pairs = mix(keys[self.first], keys[self.second], self.alpha.to(q)[:, :, None])
+        mixed = mix(q[:, None], keys[self.third], self.beta.to(q)[:, :, None])
+        return torch.nn.functional.normalize(torch.cat([pairs, mixed], 1), dim=2, eps=_EPS)
+
+    def scores(self, queries: Tensor, negatives: Tensor) -> Tensor:
+        """Cosines (B, s + s') of each query with its mixtures, as with :meth:`points`, which are not made.
+
+        The gradient is the query's, as of the left factor of the product; the mixtures are constants, also where the
+        query is a part of them. Memory O((B + K) D + B (s + s')).
+
+        Args:
+            queries: (B, D), raw.
+            negatives: (K, D), raw.
+        """
+        q, keys = _unit(queries, negatives)
+        with torch.autocast(q.device.type, enabled=False):
+            alpha, beta = self.alpha.to(q), self.beta.to(q)
+            parts = torch.stack([self.first, self.second], 2), torch.stack([alpha, 1 - alpha], 2)
+            products, lengths = _Combined.apply(q, keys, *parts)
+            # type 2: the length of the sum follows from that of its parts and their product
+            single = self.third[:, :, None], torch.ones_like(beta)[:, :, None]
+            product, length = _Combined.apply(q, keys, *single)
+            own = (q * q.detach()).sum(1, keepdim=True)
+            square = (beta.square() * own + ((1 - beta) * length).square() + 2 * beta * (1 - beta) * product).detach()
+            mixed = (beta * own + (1 - beta) * product) / square.clamp(min=_EPS**2).sqrt()
+            return torch.cat([products / lengths.clamp(min=_EPS), mixed], 1)
+
+
+def draw_mixtures(
+    queries: Tensor,
+    negatives: Tensor,
+    n_hard: int = 1024,
+    n_pair: int = 1024,
+    n_query: int = 128,
+    *,
+    beta_max: float = 0.5,
+    exclude: Tensor | None = None,
+    exclude_negatives: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Mixtures:
+    """Find each query's hardest keys and draw what is mixed of them.
+
+    Type 1, ``alpha n_a + (1 - alpha) n_b``: both keys uniformly, with replacement, from the N hardest, alpha from
+    U(0, 1). Type 2, ``beta q + (1 - beta) n_c``: the key likewise, beta from U(0, ``beta_max``). Type 2 is at least as
+    near to the query as its key. Written (N, s, s') in the paper, which finds (1024, 1024, 128), (1024, 256, 512),
+    (512, 1024, 512) and (256, 512, 0) good with banks of 16,384 and 65,536.
+
+    Args:
+        queries: (B, D), raw.
+        negatives: (K, D), raw: past keys, none of them a query's own.
+        n_hard: N. Many of a query's hardest keys may be of its own class: N should be far above their number.
+        n_pair: s, type 1 mixtures of each query; 0 for none.
+        n_query: s', type 2 mixtures; 0 for none.
+        beta_max: bound of the query's share, 1/2: above it a mixture would be more of the positive than of a negative.
+        exclude, exclude_negatives: (B,) and (K,) integers: a key whose number is the query's is not among its hardest,
+            such as one of the same class (the paper's oracle) or image. Where fewer than N are left, N is the fewest
+            left for a query of the batch.
+        generator: of the draws, on the device of the queries; torch's global one by default.
+
+    Raises:
+        ValueError: what is no (rows, D), not finite, or no count; N above K; a query for which no key is left.
+
+    Reference: arXiv 2010.01028, section 3.3. No official code is public; what is drawn, and the order of mixing and
+    normalising, follow two independent implementations that agree.
+    """
+    q, keys = _unit(queries, negatives)
+    if not 1 <= n_hard <= len(keys):
+        raise ValueError(f"n_hard: expected 1 to {len(keys)}, the keys of the bank, got {n_hard}")
+    for name, count in (("n_pair", n_pair), ("n_query", n_query)):
+        if count < 0:
+            raise ValueError(f"{name}: expected at least 0, got {count}")
+    if not 0 <= beta_max <= 0.5:
+        raise ValueError(f"beta_max: expected a number from 0 to 0.5, got {beta_max}")
+    if exclude is not None:
+        if exclude_negatives is None:
+            raise ValueError("exclude_negatives: numbers of the queries were given, and none of the keys")
+        left = int((exclude[:, None] != exclude_negatives).sum(1).min())
+        if not left:
+            raise ValueError("exclude: a query has no key left: all of the bank have its number")
+        n_hard = min(n_hard, left)
+    _, hardest = nearest(q.detach(), keys, n_hard, exclude=exclude, exclude_keys=exclude_negatives)
+
+    def drawn(count: int) -> Tensor:
+        where = torch.randint(n_hard, (len(q), count), generator=generator, device=q.device)
+        return hardest.gather(1, where)
+
+    def uniform(count: int) -> Tensor:
+        return torch.rand(len(q), count, generator=generator, device=q.device, dtype=q.dtype)
+
+    first, second, alpha = drawn(n_pair), drawn(n_pair), uniform(n_pair)
+    return Mixtures(hardest, first, second, alpha, drawn(n_query), beta_max * uniform(n_query))
+
+
+def _unit(queries: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
+    (queries,), (negatives,) = embeddings(queries=queries), embeddings(negatives=negatives)
+    if negatives.shape[1] != queries.shape[1]:
+        raise ValueError(f"negatives: expected (K, {queries.shape[1]}), got {tuple(negatives.shape)}")
+    return normalize(queries), normalize(negatives.detach().to(queries.dtype))
+
+
+class _Combined(torch.autograd.Function):
+    """Products of queries with weighted sums of rows of a table, and the lengths of these, each (B, S).
+
+    The sums are made a cacheful at a time and not kept. The gradient of a query, a weighted sum of the same rows, is
+    one bag of them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, table: Tensor, index: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        rows, count, parts = index.shape
+        products, lengths = q.new_empty(rows, count), q.new_empty(rows, count)
+        room = _CACHED if q.device.type == "cpu" else _ON_GPU
+        for some in torch.arange(rows).split(max(1, room // max(1, count * q.shape[1]))):
+            part = slice(int(some[0]), int(some[-1]) + 1)
+            bags = index[part].reshape(-1, parts), weight[part].reshape(-1, parts)
+            sums = embedding_bag(bags[0], table, mode="sum", per_sample_weights=bags[1])
+            sums = sums.view(len(some), count, q.shape[1])
+            products[part] = (sums * q[part, None]).sum(2)
+            lengths[part] = torch.linalg.vector_norm(sums, dim=2)
+        ctx.save_for_backward(table, index, weight)
+        ctx.mark_non_differentiable(lengths)
+        return products, lengths
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, None, None, None]:
+        table, index, weight = ctx.saved_tensors
+        rows, count, parts = index.shape
+        if not count:
+            return table.new_zeros(rows, table.shape[1]), None, None, None
+        weights = (grad[:, :, None] * weight).reshape(rows, count * parts)
+        bags = index.reshape(rows, count * parts)
+        return embedding_bag(bags, table, mode="sum", per_sample_weights=weights), None, None, None
