@@ -17,7 +17,7 @@ def test_digits():
     assert dataset.labels[:10].tolist() == list(range(10))
     assert len(load("digits", limit=100)) == 100
     assert set(load("digits", limit=100).labels) == set(range(10))
-    assert names() == ["cifar10", "digits"]
+    assert names() == ["cifar10", "diabetes", "digits"]
 
 
 def test_a_dataset_passes_through():

@@ -164,7 +164,7 @@ def test_splits_by_file_and_by_column(tmp_path):
         ("a\n1\nnan\n3\n", {"features": ["a"]}, "1 of 3 rows .* first is row 1"),
         ("a\n1\n\n\ninf\n", {"features": ["a"]}, "first is row 1"),
         ("a,b\n1,2\nx,3\n", {"features": ["a"]}, "column 'a' holds 'x' in row 1, which is not a number"),
-        ("a,label\n1,0.5\n2,0.7\n", {}, "labels .*'label'.* bin a continuous"),
+        ("a,label\n1,0.5\n2,0.7\n", {}, "labels .*'label'.* for a continuous quantity give target="),
         ("a,b\n1,2\n3,4,5\n6,7\n", {"features": ["a"]}, "Expected 2 fields in line 3, saw 3"),
         ("a,b\n1,2,9\n3,4,5\n", {"features": ["a"]}, "more fields than the header's 2"),
         ('a,b\n1,"unclosed\n', {"features": ["a"]}, "cannot be read as a table"),

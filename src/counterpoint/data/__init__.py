@@ -4,6 +4,7 @@
     dataset = load("photos/")                       # a folder of images; sub-folders are classes, or train/ and test/
     dataset = load("table.csv", labels="species")   # named columns: paths of images, or numbers
     dataset = load("vectors.npy")                   # an array, memory-mapped
+    dataset = load("table.csv", target="age")       # a number to predict: dataset.targets, batch["target"]
     dataset = load((X, y))                          # arrays that you already have
 
     batch = dataset[[0, 5, 7]]                      # {"image": uint8 (3, C, H, W), "index": (3,), "label": (3,)}

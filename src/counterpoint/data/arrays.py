@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from counterpoint.data import labels as naming
+from counterpoint.data import targets as measuring
 from counterpoint.data.dataset import Rows
 from counterpoint.data.labels import NO_LABELS, require
 
@@ -99,13 +100,28 @@ def checked_labels(values: Any, count: int) -> tuple[np.ndarray | None, list[str
     Raises:
         ValueError: not one label a row, or labels that are not classes.
     """
+    return naming.encode(_one_each(values, count, "labels"))
+
+
+def checked_targets(values: Any, count: int, argument: str = "target") -> np.ndarray:
+    """Targets that came with an array of ``count`` rows.
+
+    Raises:
+        ValueError: not one number a row, or what :func:`counterpoint.data.targets.numbers` refuses.
+    """
+    return measuring.numbers(_one_each(values, count, "target"), argument)
+
+
+def _one_each(values: Any, count: int, argument: str) -> Any:
     array = values if isinstance(values, list | tuple) else np.asarray(values)
     shape = (len(array),) if isinstance(array, list | tuple) else array.shape
     if shape in ((count, 1), (1, count)) and isinstance(array, np.ndarray):
-        array = array.reshape(-1)
-    elif shape != (count,):
-        raise ValueError(f"labels: expected one label for each of the {count} rows, got shape {tuple(shape)}.")
-    return naming.encode(array)
+        return array.reshape(-1)
+    if shape != (count,):
+        raise ValueError(
+            f"{argument}: expected one {argument.rstrip('s')} for each of the {count} rows, got shape {tuple(shape)}."
+        )
+    return array
 
 
 def map_file(path: Path) -> np.ndarray:
@@ -140,23 +156,27 @@ def members(path: Path) -> dict[str, str]:
     return found
 
 
-def choose(names: list[str], path: Path, data: str | None, labels: str | None) -> tuple[str, str | None]:
+def choose(
+    names: list[str], path: Path, data: str | None, labels: str | None, target: str | None = None
+) -> tuple[str, str | None]:
     """Which array of a ``.npz`` file is the data and which, if any, the labels.
 
     Raises:
-        ValueError: a key that is not there, or no array but the labels.
+        ValueError: a key that is not there, or no array but the labels and the target.
     """
-    for argument, key in (("image", data), ("labels", labels)):
-        if key and (key != NO_LABELS or argument == "image"):
+    for argument, key in (("image", data), ("labels", labels), ("target", target)):
+        if key and (key != NO_LABELS or argument != "labels"):
             require(key, names, argument)
     if labels == NO_LABELS and NO_LABELS not in names:
-        target = None
+        label = None
     else:
-        target = labels or next((name for name in names if name.lower() in LABEL_KEYS), None)
-    others = [name for name in names if name != target]
+        label = labels or next((name for name in names if name.lower() in LABEL_KEYS and name != target), None)
+    others = [name for name in names if name not in (label, target)]
     if not others:
-        raise ValueError(f"source: {path} holds no array besides the labels {target!r}.")
-    return data or next((name for name in others if name.lower() in DATA_KEYS), others[0]), target
+        raise ValueError(
+            f"source: {path} holds no array besides {' and '.join(repr(n) for n in (label, target) if n)}."
+        )
+    return data or next((name for name in others if name.lower() in DATA_KEYS), others[0]), label
 
 
 def read_member(path: Path, member: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The data sets with a name of their own: one that a package ships, one that most people have."""
+"""The data sets with a name of their own: two that a package ships, one that most people have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CIFAR10 = "uoft-cs/cifar10"
 
 def names() -> list[str]:
     """Names that :func:`counterpoint.data.load` knows without a path."""
-    return ["cifar10", "digits"]
+    return ["cifar10", "diabetes", "digits"]
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
@@ -21,6 +21,17 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
     found = load_digits()
     return np.rint(found.images * (255 / 16)).astype(np.uint8), found.target
+
+
+def diabetes() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's 442 patients (Efron et al. 2004): ten baseline figures ``(N, 10)`` and the disease a year later.
+
+    The target is a clinical measure of progression from 25 to 346; the figures are in their own units.
+    """
+    from sklearn.datasets import load_diabetes
+
+    found = load_diabetes(scaled=False)
+    return found.data.astype(np.float32), found.target
 
 
 def cifar10(root: str | os.PathLike[str] | None) -> Path | None:

@@ -1,4 +1,4 @@
-"""What the columns of a table mean: images, numbers, labels, the split.
+"""What the columns of a table mean: images, numbers, labels, a target, the split.
 
 A column of images (paths, bytes, or Hugging Face's ``{"bytes", "path"}``) makes an image dataset, numeric columns a
 vector dataset. What is not named is found by name and by the first rows.
@@ -17,6 +17,7 @@ import numpy as np
 
 from counterpoint.data import cache as keeping
 from counterpoint.data import labels as naming
+from counterpoint.data import targets as measuring
 from counterpoint.data.dataset import Names
 from counterpoint.data.folders import SPLIT_NAMES
 from counterpoint.data.images import ENDINGS, Item
@@ -42,9 +43,16 @@ class Columns:
     features: list[str]
     labels: str | None
     split: str | None
+    target: str | None = None
 
 
-def choose(tables: list[Table], labels: str | None, image: str | None, features: Sequence[str] | None) -> Columns:
+def choose(
+    tables: list[Table],
+    labels: str | None,
+    image: str | None,
+    features: Sequence[str] | None,
+    target: str | None = None,
+) -> Columns:
     """Decide which columns hold what, from what was asked for, or from their names and first rows.
 
     Raises:
@@ -57,9 +65,13 @@ def choose(tables: list[Table], labels: str | None, image: str | None, features:
                 f"source: the tables differ in their columns: {tables[0].name!r} has {columns}, "
                 f"{other.name!r} has {other.columns}."
             )
-    label = _label_column(tables[0], labels)
+    if target is not None:
+        require(target, columns, "target")
+    label = _label_column(tables[0], labels, target)
     for name in [*([image] if image else []), *(features or [])]:
         require(name, columns, "image" if name == image else "features")
+        if name == target:
+            raise ValueError(f"target: {target!r} is among the features too; what is to be predicted cannot be given.")
     if image and features:
         raise ValueError("image, features: give one of them; a dataset holds images or vectors.")
     head = next((block for table in tables for block in table.blocks(columns) if len(block)), None)
@@ -67,11 +79,11 @@ def choose(tables: list[Table], labels: str | None, image: str | None, features:
         raise ValueError(f"source: the table {tables[0].name!r} has no rows.")
     split = "split" if "split" in columns and all(table.given is None for table in tables) else None
     if features:
-        return Columns(None, list(features), label, split)
+        return Columns(None, list(features), label, split, target)
     image = image or _image_column(head)
     if image:
-        return Columns(image, [], label, split)
-    rest = [name for name in columns if name not in (label, *NOT_FEATURES)]
+        return Columns(image, [], label, split, target)
+    rest = [name for name in columns if name not in (label, target, *NOT_FEATURES)]
     numeric = [name for name in rest if _numeric(head[name].head(_LOOK))]
     lists = [name for name in rest if isinstance(head[name].iloc[0], list | np.ndarray)]
     if not numeric and len(lists) != 1:
@@ -79,10 +91,10 @@ def choose(tables: list[Table], labels: str | None, image: str | None, features:
             f"source: the table {tables[0].name!r} has no column of images and no numeric one among {columns}. "
             "Name it with image= (paths or bytes) or features= (numbers)."
         )
-    return Columns(None, numeric or lists, label, split)
+    return Columns(None, numeric or lists, label, split, target)
 
 
-def _label_column(table: Table, labels: str | None) -> str | None:
+def _label_column(table: Table, labels: str | None, target: str | None) -> str | None:
     if labels is not None and labels in table.columns:
         return labels
     if labels == NO_LABELS:
@@ -90,7 +102,7 @@ def _label_column(table: Table, labels: str | None) -> str | None:
     if labels is not None:
         require(labels, table.columns, "labels")
     named = [name for name in table.columns if name.lower() in LABEL_COLUMNS]
-    return next(iter([*named, *table.classes]), None)
+    return next((name for name in [*named, *table.classes] if name != target), None)
 
 
 def _image_column(head: pd.DataFrame) -> str | None:
@@ -128,6 +140,14 @@ def labels_of(tables: list[Table], columns: Columns) -> tuple[np.ndarray | None,
     if labels.max() >= len(classes):
         raise ValueError(f"labels: column {columns.labels!r} holds {labels.max()}, but names {len(classes)} classes.")
     return (None, None) if (labels < 0).all() else (np.maximum(labels, -1), classes)
+
+
+def targets_of(tables: list[Table], columns: Columns) -> np.ndarray | None:
+    """The target of all rows."""
+    if columns.target is None:
+        return None
+    values = [value for table in tables for value in table.column(columns.target)]
+    return measuring.numbers(values, f"target (column {columns.target!r})")
 
 
 def given_of(tables: list[Table], columns: Columns, counts: Sequence[int]) -> np.ndarray | None:
@@ -171,6 +191,7 @@ def images(tables: list[Table], columns: Columns) -> Found:
         classes=classes,
         given=given_of(tables, columns, counts),
         root=str(base) if paths else None,
+        targets=targets_of(tables, columns),
     )
 
 

@@ -138,7 +138,8 @@ class Dataset:
 
     ``dataset[indices]`` returns a *batch*: a dict with ``batch[dataset.modality]`` (uint8 ``(B, C, H, W)`` for images,
     float32 ``(B, F)`` for vectors), ``batch["index"]`` int64 ``(B,)`` (positions in this dataset) and, where there are
-    labels, ``batch["label"]`` int64 ``(B,)``. It is made by :func:`counterpoint.data.load`.
+    labels, ``batch["label"]`` int64 ``(B,)``; where there are targets, ``batch["target"]`` float32 ``(B,)``. It is made
+    by :func:`counterpoint.data.load`.
 
     Attributes:
         name: short name for reports.
@@ -146,6 +147,7 @@ class Dataset:
         shape: of one item, ``(C, H, W)`` or ``(F,)``.
         labels: int64 ``(N,)``, ``-1`` where an item has none; ``None`` where no item has one.
         classes: the name of each label, or ``None``.
+        targets: float64 ``(N,)``, a quantity in its own unit, NaN where an item has none; ``None`` without a target.
         ids: path (relative to the source) or row of each item.
         given: ``(N,)`` of ``"train"``, ``"val"``, ``"test"`` where the source comes split, or ``None``.
         skipped: ``(id, reason)`` of what could not be read.
@@ -163,11 +165,12 @@ class Dataset:
         skipped: list[tuple[str, str]] | None = None,
         root: str | None = None,
         at: np.ndarray | None = None,
+        targets: np.ndarray | None = None,
     ):
         self.name = name
         self.modality = "image" if len(rows.shape) == 3 else "vector"
         self.shape = rows.shape
-        self.labels, self.classes = labels, classes
+        self.labels, self.classes, self.targets = labels, classes, targets
         self.ids, self.given = ids, given
         self.skipped = skipped or []
         self._rows, self._at, self._root = rows, at, root
@@ -186,6 +189,8 @@ class Dataset:
         batch = {self.modality: torch.from_numpy(self._rows.take(rows)), "index": torch.from_numpy(index)}
         if self.labels is not None:
             batch["label"] = torch.from_numpy(self.labels[index])
+        if self.targets is not None:
+            batch["target"] = torch.from_numpy(self.targets[index].astype(np.float32))
         return batch
 
     def _positions(self, indices: Indices) -> np.ndarray:
@@ -215,6 +220,7 @@ class Dataset:
             skipped=self.skipped,
             root=self._root,
             at=index if self._at is None else self._at[index],
+            targets=None if self.targets is None else self.targets[index],
         )
 
     def path(self, i: int) -> Path | None:
@@ -235,5 +241,8 @@ class Dataset:
     def __repr__(self) -> str:
         kind = "x".join(map(str, self.shape))
         labels = "no labels" if self.labels is None else f"{len(self.classes or [])} classes"
+        if self.targets is not None:
+            span = f"targets from {np.nanmin(self.targets):g} to {np.nanmax(self.targets):g}"
+            labels = span if self.labels is None else f"{labels}, {span}"
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         return f"<Dataset {self.name}: {len(self):,} {self.modality}s of {kind}, {labels}{skipped}>"

@@ -40,17 +40,17 @@ def encode(values: Iterable[Any], argument: str = "labels") -> tuple[np.ndarray 
     items = [_plain(value) for value in values]  # one by one: NumPy would make ["a", 1] into ["a", "1"]
     present = np.array([item is not None for item in items], dtype=bool)
     kinds = {type(item).__name__ for item in items if item is not None}
-    if len(kinds) > 1 or kinds - {"str", "int", "float"}:
+    if (len(kinds) > 1 and kinds != {"float", "int"}) or kinds - {"str", "int", "float"}:
         examples = ", ".join(repr(next(i for i in items if type(i).__name__ == kind)) for kind in sorted(kinds))
         raise ValueError(
             f"{argument}: one kind of label is expected, strings or integers, but {' and '.join(sorted(kinds))} were "
             f"found (for example {examples}). Make them all strings or all integers."
         )
-    if kinds == {"float"}:
-        example = next(item for item in items if item is not None)
+    if "float" in kinds:
+        example = next(item for item in items if isinstance(item, float))
         raise ValueError(
             f"{argument}: classes are expected, got the number {example!r}. Labels are strings or integers; "
-            "bin a continuous quantity first."
+            "for a continuous quantity give target= in place of labels=, or bin it first."
         )
     if kinds == {"int"}:
         numbers = np.array([-1 if item is None else item for item in items], dtype=np.int64)

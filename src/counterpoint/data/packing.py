@@ -39,7 +39,7 @@ class Found:
         ids: ``N`` of them.
         read: starts an iterator over the ``N`` encoded images, in order.
         fingerprint: changes when the images do.
-        labels, classes, given: as in :class:`~counterpoint.data.Dataset`.
+        labels, classes, given, targets: as in :class:`~counterpoint.data.Dataset`.
         root: the folder that ``ids`` are relative to, where they are files.
     """
 
@@ -51,6 +51,7 @@ class Found:
     classes: list[str] | None = None
     given: np.ndarray | None = None
     root: str | None = None
+    targets: np.ndarray | None = None
 
     def without_labels(self) -> Found:
         """The same images, whatever they are called."""
@@ -71,6 +72,7 @@ class Found:
             fingerprint=f"{self.fingerprint}/{limit}",
             labels=None if self.labels is None else self.labels[rows],
             given=None if self.given is None else self.given[rows],
+            targets=None if self.targets is None else self.targets[rows],
         )
 
 
@@ -124,6 +126,7 @@ def pack(
         given=None if found.given is None else found.given[kept],
         skipped=skipped,
         root=found.root,
+        targets=None if found.targets is None else found.targets[kept],
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from counterpoint.data import arrays, builtin, columns, folders, hub, tables
+from counterpoint.data import arrays, builtin, columns, folders, hub, tables, targets
 from counterpoint.data import cache as keeping
 from counterpoint.data.dataset import Dataset, Names, Rows
 from counterpoint.data.labels import NO_LABELS
@@ -39,6 +39,7 @@ class _Asked:
     cache: str | os.PathLike[str] | None
     max_corrupt: float
     limit: int | None
+    target: str | None = None
 
     def pack(self, found: Found) -> Dataset:
         return pack(
@@ -52,6 +53,20 @@ class _Asked:
     def part(self, dataset: Dataset) -> Dataset:
         rows = draw(len(dataset), self.limit)
         return dataset if rows is None else dataset.subset(rows)
+
+    @property
+    def of_labels(self) -> bool:
+        """Whether the target is the labels as numbers, in a source that has no columns to name.
+
+        Raises:
+            ValueError: another target is asked for.
+        """
+        if self.target not in (None, targets.OF_LABELS):
+            raise ValueError(
+                f"target: {self.target!r} names a column of a table, and this source has none. "
+                f"Give {targets.OF_LABELS!r} to take its labels as numbers."
+            )
+        return self.target is not None
 
 
 def load(
@@ -67,13 +82,15 @@ def load(
     max_corrupt: float = 0.01,
     download: bool = False,
     limit: int | None = None,
+    target: str | None = None,
 ) -> Dataset:
     """Open the user's data.
 
     Args:
-        source: ``"digits"``; ``"cifar10"`` or ``"cifar10:/path"``; a folder of images or of tables; a ``.csv``,
-            ``.tsv``, ``.jsonl`` or ``.parquet`` table; a ``.npy`` or ``.npz`` array; a dataset saved by Hugging Face's
-            ``save_to_disk``; ``"hub:owner/name"``; a NumPy array, a torch tensor or an ``(X, y)`` pair; a Dataset.
+        source: ``"digits"``; ``"diabetes"``, which has a target; ``"cifar10"`` or ``"cifar10:/path"``; a folder of
+            images or of tables; a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` table; a ``.npy`` or ``.npz`` array;
+            a dataset saved by Hugging Face's ``save_to_disk``; ``"hub:owner/name"``; a NumPy array, a torch tensor or
+            an ``(X, y)`` pair, whose y are labels, or a target where they are fractions; a Dataset.
         labels: column (or ``.npz`` key) of the labels; by default one named label, labels, class, target or y, and in a
             folder of images the first sub-folder. ``"none"`` leaves labels aside.
         image: column (or key) of images: paths, bytes, or ``{"bytes", "path"}``.
@@ -86,23 +103,30 @@ def load(
         max_corrupt: fraction of images that may be unreadable. They are skipped and listed in ``dataset.skipped``.
         download: allow a download; its size is stated first.
         limit: take at most so many items, drawn evenly over the source with a fixed seed.
+        target: column (or ``.npz`` key) of a quantity to predict: one number an item, or none. It is no feature, and
+            no label unless ``labels`` names it too. Where there are no columns, ``"label"`` takes the labels as
+            numbers: digits, folders named by age, the y of a pair. In a folder of images with one table beside them, a
+            column of that table.
 
     Raises:
         FileNotFoundError: nothing has that name; the message suggests the nearest and lists the ways.
         ValueError: the source cannot be used as asked; the message names the argument and what to do.
         ImportError: a package is needed that is not installed; the message names it.
     """
-    asked = _Asked(labels, image, features, image_size, channels, cache, max_corrupt, limit)
+    asked = _Asked(labels, image, features, image_size, channels, cache, max_corrupt, limit, target)
     if isinstance(source, Dataset):
-        return asked.part(source)
+        return asked.part(_with_target(source, asked))
     if isinstance(source, np.ndarray | Tensor | tuple):
-        values, target = source if isinstance(source, tuple) and len(source) == 2 else (source, None)
-        return _from_array(_numbers(values), target, "array", asked)
+        values, y = source if isinstance(source, tuple) and len(source) == 2 else (source, None)
+        return _from_array(_numbers(values), _plain(y), "array", asked)
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f"source: expected {_WAYS}, a NumPy array or a torch tensor, got {type(source).__name__}.")
     word = os.fspath(source)
     if word == "digits":
         return _from_array(*builtin.digits(), "digits", asked)
+    if word == "diabetes":
+        chosen = replace(asked, target=asked.target or targets.OF_LABELS, labels=NO_LABELS)
+        return _from_array(*builtin.diabetes(), "diabetes", chosen)
     if word == "cifar10" or word.startswith("cifar10:"):
         place = builtin.cifar10(word.partition(":")[2] or root)
         if place is None:
@@ -122,7 +146,7 @@ def load(
 def _from_path(path: Path, asked: _Asked) -> Dataset:
     ending = path.suffix.lower()
     if path.is_dir():
-        return _from_opened(_open_folder(path), asked)
+        return _from_opened(_open_folder(path, asked.target), asked)
     if ending in tables.TABLE_ENDINGS:
         return _from_opened([tables.open_table(path)], asked)
     if ending == ".npy":
@@ -133,8 +157,8 @@ def _from_path(path: Path, asked: _Asked) -> Dataset:
     raise ValueError(f"source: {path} is a file of a kind that is not read here. Give {_WAYS}.")
 
 
-def _open_folder(path: Path) -> list[tables.Table] | Found:
-    """What a folder holds: a saved Hugging Face dataset, tables, or images."""
+def _open_folder(path: Path, target: str | None = None) -> list[tables.Table] | Found:
+    """What a folder holds: a saved Hugging Face dataset, tables, or images; a target is looked for in a lone table."""
     if hub.is_saved(path):
         return hub.open_saved(path)
     if not any(path.iterdir()):
@@ -143,6 +167,8 @@ def _open_folder(path: Path) -> list[tables.Table] | Found:
     splits = [tables.split_of(file) for file in files]
     if files and "train" in splits and None not in splits:
         return [tables.open_table(file, given) for file, given in zip(files, splits, strict=True)]
+    if target not in (None, targets.OF_LABELS) and len(files) == 1:
+        return [tables.open_table(files[0])]
     try:
         return folders.find(path)
     except FileNotFoundError:
@@ -155,8 +181,10 @@ def _from_opened(opened: list[tables.Table] | Found, asked: _Asked) -> Dataset:
     if isinstance(opened, Found):
         if asked.image or asked.features or asked.labels not in (None, NO_LABELS):
             raise ValueError("labels, image, features: they name columns of a table, but source is a folder of images.")
+        if asked.of_labels:
+            opened = replace(opened, targets=targets.of_labels(opened.labels, opened.classes))
         return asked.pack(opened.without_labels() if asked.labels else opened)
-    chosen = columns.choose(opened, asked.labels, asked.image, asked.features)
+    chosen = columns.choose(opened, asked.labels, asked.image, asked.features, asked.target)
     if chosen.image:
         return asked.pack(columns.images(opened, chosen))
     return _from_numbers(opened, chosen, asked)
@@ -191,14 +219,16 @@ def _from_numbers(opened: list[tables.Table], chosen: columns.Columns, asked: _A
         counts[:] = meta["counts"]
         rows = Rows.open(folder / "vectors.npy", "vector")
     labels, classes = columns.labels_of(opened, chosen)
-    given = columns.given_of(opened, chosen, counts)
-    return asked.part(Dataset(name, rows, ids=_numbered(len(rows)), labels=labels, classes=classes, given=given))
+    given, aims = columns.given_of(opened, chosen, counts), columns.targets_of(opened, chosen)
+    ids = _numbered(len(rows))
+    return asked.part(Dataset(name, rows, ids=ids, labels=labels, classes=classes, given=given, targets=aims))
 
 
 def _from_npz(path: Path, asked: _Asked) -> Dataset:
     members = arrays.members(path)
-    key, target = arrays.choose(list(members), path, asked.image, asked.labels)
-    values = arrays.read_member(path, members[target]) if target else None
+    key, label = arrays.choose(list(members), path, asked.image, asked.labels, asked.target)
+    values = arrays.read_member(path, members[label]) if label else None
+    aims = arrays.read_member(path, members[asked.target]) if asked.target else None
     mark = f"{keeping.mark(path)} {key}"
     if path.stat().st_size <= _IN_MEMORY:
         array, file = arrays.read_member(path, members[key]), None
@@ -211,23 +241,32 @@ def _from_npz(path: Path, asked: _Asked) -> Dataset:
                         out.writelines(arrays.stream_member(path, members[key]))
         file = folder / "array.npy"
         array = arrays.map_file(file)
-    return _from_array(array, values, path.stem, asked, file=file, mark=mark)
+    return _from_array(array, values, path.stem, asked, file=file, mark=mark, aims=aims)
 
 
 def _from_array(
     array: np.ndarray,
-    target: Any,
+    y: Any,
     name: str,
     asked: _Asked,
     *,
     file: Path | None = None,
     mark: str | None = None,
+    aims: Any = None,
 ) -> Dataset:
+    """A dataset of an array: ``y`` are labels or, by what they are or what is asked, a target; ``aims`` a target."""
     rows = arrays.rows_of(array, file)
-    labels, classes = (None, None) if target is None else arrays.checked_labels(target, len(rows))
+    goal: np.ndarray | None = None
+    if aims is not None:
+        goal = arrays.checked_targets(aims, len(rows), f"target ({asked.target!r})")
+    elif asked.of_labels or (mark is None and asked.labels is None and targets.fractional(y)):
+        goal = targets.of_labels(None, None) if y is None else arrays.checked_targets(y, len(rows))
+    if asked.labels == NO_LABELS or (goal is not None and aims is None and targets.fractional(y)):
+        y = None
+    labels, classes = (None, None) if y is None else arrays.checked_labels(y, len(rows))
     size = (asked.image_size, asked.image_size) if isinstance(asked.image_size, int) else asked.image_size
     if len(rows.shape) == 1 or (asked.channels in (None, rows.shape[0]) and size in (None, rows.shape[1:])):
-        return asked.part(Dataset(name, rows, ids=_numbered(len(rows)), labels=labels, classes=classes))
+        return asked.part(Dataset(name, rows, ids=_numbered(len(rows)), labels=labels, classes=classes, targets=goal))
     found = Found(
         name,
         _numbered(len(rows)),
@@ -235,9 +274,24 @@ def _from_array(
         mark or arrays.digest(array),
         labels=labels,
         classes=classes,
+        targets=goal,
     )
     size = size or (rows.shape[1], rows.shape[2])
     return replace(asked, image_size=size, channels=asked.channels or rows.shape[0]).pack(found)
+
+
+def _with_target(dataset: Dataset, asked: _Asked) -> Dataset:
+    """A dataset whose labels are wanted as numbers; any other target it must have brought along."""
+    if asked.target is None or dataset.targets is not None:
+        return dataset
+    if asked.of_labels:
+        dataset = dataset.subset(slice(None))
+        dataset.targets = targets.of_labels(dataset.labels, dataset.classes)
+    return dataset
+
+
+def _plain(values: Any) -> Any:
+    return _numbers(values) if isinstance(values, Tensor) else values
 
 
 def _numbers(values: Any) -> np.ndarray:

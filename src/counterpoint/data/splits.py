@@ -13,7 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from counterpoint.data.dataset import SPLITS, Dataset
+from counterpoint.data.targets import quantile_bins
 from counterpoint.files import atomic
+
+_STRATA = 10
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ def split(dataset: Dataset, seed: int = 0, val: float = 0.15, test: float = 0.2)
     Where the source comes split (``dataset.given``) that is kept; a part it lacks is drawn from its training part.
     Otherwise ``val`` and ``test`` are drawn: in proportion within each class where there are labels (a class of two
     gives one to test, a class of one stays in train), at random where there are none or where the classes are too
-    small to give both parts anything. An item without a label in a labelled dataset always trains: nothing could be
-    measured on it.
+    small to give both parts anything. Where there is a target and no labels, the classes are ten quantiles of it, fewer
+    in small data. An item without a label in a labelled dataset, or without a target in one that has targets alone,
+    always trains: nothing could be measured on it.
 
     Args:
         dataset: the items.
@@ -62,7 +66,7 @@ def split(dataset: Dataset, seed: int = 0, val: float = 0.15, test: float = 0.2)
     """
     if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
         raise ValueError(f"val, test: expected fractions in [0, 1) that leave some for training, got {val} and {test}.")
-    size, labels = len(dataset), dataset.labels
+    size, labels = len(dataset), _strata(dataset, val, test)
     part = np.zeros(size, dtype=np.int8)
     if dataset.given is not None:
         part[dataset.given == "val"], part[dataset.given == "test"] = 1, 2
@@ -77,12 +81,23 @@ def split(dataset: Dataset, seed: int = 0, val: float = 0.15, test: float = 0.2)
     result = Splits(*(np.flatnonzero(part == number).astype(np.int64) for number in range(3)))
     for name, wanted in (("train", 1.0), ("val", val), ("test", test)):
         if wanted and not len(getattr(result, name)):
-            of = "items" if labels is None else "labelled items"
+            of = (
+                "items" if labels is None else "labelled items" if dataset.labels is not None else "items with a target"
+            )
             raise ValueError(
                 f"dataset: {dataset.name!r} has too few {of} ({len(free)} to draw from) to make a {name} part. "
                 f"Give more, or ask for less than val={val}, test={test}."
             )
     return result
+
+
+def _strata(dataset: Dataset, val: float, test: float) -> np.ndarray | None:
+    """Labels, or bins of the target of which each gives at least one item to every part; -1 where there is neither."""
+    if dataset.labels is not None or dataset.targets is None:
+        return dataset.labels
+    known = int((~np.isnan(dataset.targets)).sum())
+    least = min((part for part in (val, test) if part), default=1.0)
+    return quantile_bins(dataset.targets, max(1, min(_STRATA, int(known * least))))
 
 
 def _draw(
