@@ -45,6 +45,7 @@ from counterpoint.objectives import (
     SogCLR,
     SpectralContrastive,
     SupCon,
+    SupReMix,
     SwAV,
     VICReg,
 )
@@ -168,6 +169,12 @@ CASES = {
     "SogCLR": Case(lambda **k: SimpleNamespace(), by_index(SogCLR), smooth=False),
     "ISogCLR": Case(lambda **k: SimpleNamespace(), by_index(ISogCLR), smooth=False),
     "SpectralContrastive": Case(SpectralContrastive, cosine=False),
+    "SupReMix": Case(
+        lambda **k: SupReMix(mix_neg=False, **k),
+        lambda loss, a, b, y: loss(torch.stack([a, b]), y),
+        terms=2,
+        smooth=False,
+    ),
     "SwAV": Case(SwAV, prototypes, turns=False, smooth=False),
     "ContrastiveMIMTerm": Case(ContrastiveMIMTerm, lambda loss, a, b, y: loss(torch.cat([a, b])), terms=2),
 }

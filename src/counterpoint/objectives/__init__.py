@@ -19,6 +19,7 @@ These families share this floor:
   - negatives from an anchor's own group alone: :class:`GroupNTXent`, and for two modalities :class:`GroupInfoNCE`;
   - the more weight, the less probable a positive still is: :class:`FocalSupCon`, and with a classifier
     :class:`CoreTuning`;
+  - a target that is a number, with hard pairs mixed from the embeddings: :class:`SupReMix`;
   - a temperature for each pair: :class:`AMCL`, :class:`AMCLSimSiam`, :class:`AMCLBarlow`.
 * **Ranking**: :class:`GroCo` sorts positives above negatives by a :class:`DifferentiableSort`.
 * **Generative**, on the code and the decoder of an auto-encoder: :class:`MIM`, :class:`ContrastiveMIM` with its
@@ -62,6 +63,7 @@ from counterpoint.objectives.sorting import DifferentiableSort
 from counterpoint.objectives.spectral import SpectralContrastive
 from counterpoint.objectives.statistics import ScoreStatistics, score_statistics
 from counterpoint.objectives.supcon import SupCon
+from counterpoint.objectives.supremix import SupReMix
 from counterpoint.objectives.swav import SwAV
 from counterpoint.objectives.vicreg import VICReg
 
@@ -107,6 +109,7 @@ __all__ = [
     "SogCLR",
     "SpectralContrastive",
     "SupCon",
+    "SupReMix",
     "SwAV",
     "TokenLikelihood",
     "VICReg",
