@@ -138,7 +138,7 @@ def test_draws_kept_for_the_second_pass(monkeypatch):
     z.requires_grad_()
     torch.manual_seed(0)
     whole = torch.autograd.grad(SupReMix(0.3, 1.3, detach_mixtures=False, mix_pos=False)(z, y), z)[0]
-    monkeypatch.setattr(module, "_BLOCK", 2 * 40 * 40)  # two blocks
+    monkeypatch.setattr(module, "_BLOCK", 2 * 24 * 12)  # two blocks
     torch.manual_seed(0)
     loss = SupReMix(0.3, 1.3, detach_mixtures=False, mix_pos=False)
     value = loss(z, y)

@@ -3,9 +3,10 @@
     evaluation = evaluate(train, val, test)
     evaluation.scores["knn"], evaluation.scores["effective_rank"]
 
-Four ways to look at embeddings: by their neighbours (:mod:`~counterpoint.evaluation.neighbours`), through linear
+Ways to look at embeddings: by their neighbours (:mod:`~counterpoint.evaluation.neighbours`), through linear
 probes (:mod:`~counterpoint.evaluation.probes`), by the clusters they form
-(:mod:`~counterpoint.evaluation.clustering`) and, with no labels at all, by their geometry
+(:mod:`~counterpoint.evaluation.clustering`), where the target is a number by regressions
+(:mod:`~counterpoint.evaluation.regression`) and, with no labels at all, by their geometry
 (:mod:`~counterpoint.evaluation.geometry`). :func:`evaluate` does all of it;
 :mod:`~counterpoint.evaluation.significance` says which differences between methods are more than luck.
 """
@@ -41,6 +42,7 @@ from counterpoint.evaluation.geometry import (
 )
 from counterpoint.evaluation.neighbours import knn, retrieval, top_k
 from counterpoint.evaluation.probes import Probe, few_label_probe, linear_probe
+from counterpoint.evaluation.regression import few_target_ridge, knn_regression, order_agreement, ridge
 from counterpoint.evaluation.significance import Difference, Row, difference, holm, interval, leaderboard
 
 __all__ = [
@@ -66,18 +68,22 @@ __all__ = [
     "evaluate",
     "feature_weights",
     "few_label_probe",
+    "few_target_ridge",
     "frechet",
     "holm",
     "inequality",
     "interval",
     "knn",
+    "knn_regression",
     "known_metrics",
     "leaderboard",
     "linear_probe",
     "nearest",
     "optimum",
+    "order_agreement",
     "population_loss",
     "retrieval",
+    "ridge",
     "scatter",
     "spectrum",
     "tolerance",

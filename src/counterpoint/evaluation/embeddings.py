@@ -20,15 +20,17 @@ class Embeddings:
         vectors: float32 (N, D), finite; other floating types, integers and tensors are converted.
         labels: int64 (N,), :data:`UNLABELLED` (-1) where an item has none; None where there are none at all.
         ids: N names of the items (paths, rows); None where they have none.
+        targets: float64 (N,), a quantity that belongs to each item, NaN where it is missing; None without a target.
 
     Raises:
-        ValueError: fewer than two items, no dimension, NaN or Inf in the vectors, labels below -1 or fractional, or
-            lengths that differ.
+        ValueError: fewer than two items, no dimension, NaN or Inf in the vectors, labels below -1 or fractional,
+            infinite targets, or lengths that differ.
     """
 
     vectors: np.ndarray
     labels: np.ndarray | None = None
     ids: Sequence[str] | None = None
+    targets: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vectors", _vectors(self.vectors))
@@ -36,6 +38,8 @@ class Embeddings:
             object.__setattr__(self, "labels", _labels(self.labels, len(self.vectors)))
         if self.ids is not None and len(self.ids) != len(self.vectors):
             raise ValueError(f"ids: {len(self.ids)} names for {len(self.vectors)} vectors; give one for each.")
+        if self.targets is not None:
+            object.__setattr__(self, "targets", _targets(self.targets, len(self.vectors)))
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -49,6 +53,16 @@ class Embeddings:
     def known_labels(self) -> np.ndarray:
         """Int64 (M,): the labels of the M labelled items, in order."""
         return np.empty(0, np.int64) if self.labels is None else self.labels[self.labelled]
+
+    @property
+    def measured(self) -> np.ndarray:
+        """Bool (N,): which items have a target."""
+        return np.zeros(len(self), bool) if self.targets is None else ~np.isnan(self.targets)
+
+    @property
+    def known_targets(self) -> np.ndarray:
+        """Float64 (M,): the targets of the M items that have one, in order."""
+        return np.empty(0) if self.targets is None else self.targets[self.measured]
 
     @property
     def classes(self) -> np.ndarray:
@@ -82,6 +96,15 @@ def _labels(value: np.ndarray, count: int) -> np.ndarray:
     if labels.min() < UNLABELLED:
         raise ValueError(f"labels: the smallest is {labels.min()}; classes count from 0, -1 marks an unlabelled item.")
     return labels
+
+
+def _targets(value: np.ndarray, count: int) -> np.ndarray:
+    given = value.detach().cpu().double().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if given.shape != (count,) or given.dtype.kind not in "fiub":
+        raise ValueError(f"targets: expected ({count},) numbers, one a vector, got {given.shape} {given.dtype}.")
+    if np.isinf(targets := given.astype(np.float64)).any():
+        raise ValueError("targets: expected finite numbers, and NaN where one is missing, got infinite ones.")
+    return targets
 
 
 def unit(x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """All measures of an embedding in one call, and their results on disk.
 
 :func:`evaluate` gives every score that the data allow: with labels, what a classifier, a search and a clustering
-make of the embedding; always, its geometry. Nothing is chosen on the test set. What could not be measured is left out,
-and :attr:`Evaluation.notes` says why.
+make of the embedding; with targets, what regressions do; always, its geometry. Nothing is chosen on the test set. What
+could not be measured is left out, and :attr:`Evaluation.notes` says why.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from counterpoint.evaluation import geometry
+from counterpoint.evaluation import geometry, regression
 from counterpoint.evaluation.clustering import clustering
 from counterpoint.evaluation.embeddings import UNLABELLED, Embeddings
 from counterpoint.evaluation.neighbours import knn, retrieval, top_k
@@ -29,6 +29,7 @@ from counterpoint.evaluation.probes import few_label_probe, linear_probe
 from counterpoint.files import atomic, write_json
 
 SHOTS = (1, 5, 10)
+_OF_RIDGE = {"mae", "rmse", "r2", "pearson", "gm_error", "mae_many", "mae_medium", "mae_few"}
 
 DESCRIPTIONS = {
     "accuracy": "Share of test items that the classifier trained with the encoder gives the right class.",
@@ -45,6 +46,18 @@ DESCRIPTIONS = {
     "nmi": "Normalised mutual information of k-means clusters and classes: 0 unrelated, 1 the same.",
     "ari": "Adjusted Rand index of k-means clusters and classes: 0 as by chance, 1 the same.",
     "cluster_accuracy": "Share of test items in the right k-means cluster, clusters named after classes as suits best.",
+    "mae": "Mean absolute error of a ridge regression on the frozen embeddings with all training targets.",
+    "rmse": "Root mean squared error of the same regression.",
+    "r2": "Share of the target's variance that the same regression explains: 1 all, 0 no better than the mean.",
+    "pearson": "Correlation of the same regression's predictions with the targets.",
+    "gm_error": "Geometric mean of the same regression's absolute errors, which a few large ones move little.",
+    "mae_many": "Mean absolute error on test items whose range of targets is common in training.",
+    "mae_medium": "Mean absolute error on test items whose range of targets is neither common nor rare in training.",
+    "mae_few": "Mean absolute error on test items whose range of targets is rare in training.",
+    "mae_10": "Mean absolute error of a ridge regression with 10 training targets, averaged over 5 draws of them.",
+    "mae_50": "Mean absolute error of a ridge regression with 50 training targets, averaged over 5 draws of them.",
+    "knn_mae": "Mean absolute error of the mean target of the 20 nearest training items.",
+    "spearman": "Rank correlation of target distance and embedding distance over pairs of test items: 1 same order.",
     "view_recall@1": "Share of test items of which one view's nearest other view is that of the same item.",
     "alignment": "Mean squared distance between two views of an item on the unit sphere: 0 identical, 2 unrelated.",
     "uniformity": "How evenly the items cover the unit sphere: 0 all in one place, the lower the more even.",
@@ -56,7 +69,8 @@ DESCRIPTIONS = {
 OF_A_CLASSIFIER = ("accuracy", "scatter")
 """Scores that :func:`evaluate` does not give: those of a classifier that was trained with the encoder."""
 
-HIGHER_IS_BETTER = {name: name not in ("scatter", "alignment", "uniformity") for name in DESCRIPTIONS}
+_ERRORS = ("mae", "rmse", "gm_error", "mae_many", "mae_medium", "mae_few", "mae_10", "mae_50", "knn_mae")
+HIGHER_IS_BETTER = {name: name not in ("scatter", "alignment", "uniformity", *_ERRORS) for name in DESCRIPTIONS}
 """Whether a higher score is better. Read geometry together: a collapsed embedding has a perfect alignment."""
 
 
@@ -67,9 +81,11 @@ class Evaluation:
     Attributes:
         scores: a finite number for each name of :data:`DESCRIPTIONS` that could be measured.
         items: float32 (N_test,) where the score is their mean: NaN for test items that could not be judged (no label;
-            for retrieval, the only one of their class). Significance is computed from them.
+            for retrieval, the only one of their class; for a target, none). Significance is computed from them.
         arrays: ``spectrum`` float64 (min(N_test, D),); with labels ``predictions`` and ``probe_predictions``, int64
-            (N_test,), and ``confusion`` int64 (K, K) of kNN: rows are true, columns predicted ``classes`` int64 (K,).
+            (N_test,), and ``confusion`` int64 (K, K) of kNN: rows are true, columns predicted ``classes`` int64 (K,);
+            with targets ``targets`` and ``target_predictions`` (N_test,), and ``target_edges`` (K + 1,) and
+            ``target_counts`` (K,) of the training targets' bins.
         notes: sentences on what was left out, and what to beware of.
     """
 
@@ -171,12 +187,14 @@ def known_metrics(metrics: Iterable[str] | None) -> set[str]:
 def _plan(
     train: Embeddings, val: Embeddings | None, test: Embeddings, seed: int, result: Evaluation
 ) -> list[tuple[set[str], Callable[[], None]]]:
-    """The measurements with labels that the data allow, and a note on each that they do not."""
+    """The measurements with labels and targets that the data allow, and a note on each that they do not."""
+    measured = _regressions(train, val, test, seed, result)
     ranked = {*(f"recall@{k}" for k in (1, 5, 10)), "map"}
     if not len(train.classes) and not len(test.classes):
-        result.notes.append("No labels: only the geometry is measured.")
-        return []
-    plan: list[tuple[set[str], Callable[[], None]]] = []
+        if not measured:
+            result.notes.append("No labels: only the geometry is measured.")
+        return measured
+    plan = measured
     if not len(test.classes):
         result.notes.append("No test item has a label: kNN, probes, retrieval and clustering are left out.")
         return plan
@@ -194,6 +212,80 @@ def _plan(
         plan.append(({"nmi", "ari", "cluster_accuracy"}, lambda: result.scores.update(clustering(test, seed=seed))))
     plan.append(({"tolerance"}, partial(_tolerance, test, result)))
     return plan
+
+
+def _regressions(
+    train: Embeddings, val: Embeddings | None, test: Embeddings, seed: int, result: Evaluation
+) -> list[tuple[set[str], Callable[[], None]]]:
+    """The measurements with targets."""
+    if train.targets is None and test.targets is None:
+        return []
+    if len(train.known_targets) < 2 or not test.measured.any():
+        part = "test" if len(train.known_targets) > 1 else "training"
+        result.notes.append(f"Too few targets in the {part} set: regressions are left out.")
+        return []
+    for name, items in (("training", train), ("test", test)):
+        if missing := int((~items.measured).sum()):
+            result.notes.append(f"{missing} of {len(items)} {name} items have no target and do not count for it.")
+    plan: list[tuple[set[str], Callable[[], None]]] = [
+        (_OF_RIDGE, partial(_ridge, train, val, test, result)),
+        *(({f"mae_{k}"}, partial(_few_target_ridge, train, test, k, seed, result)) for k in regression.SHOTS),
+        ({"knn_mae"}, lambda: _record_error("knn_mae", regression.knn_regression(train, test), test, result)),
+    ]
+    if len(test.known_targets) > 2:
+        plan.append(({"spearman"}, partial(_order, test, seed, result)))
+    return plan
+
+
+def _record_error(name: str, predicted: np.ndarray, test: Embeddings, result: Evaluation) -> None:
+    """Keep the absolute errors (N_test,) of predictions (N_test,) or (draws, N_test), and their mean."""
+    assert test.targets is not None
+    errors = np.abs(np.atleast_2d(predicted) - test.targets).mean(axis=0)
+    result.items[name] = errors.astype(np.float32)
+    result.scores[name] = float(errors[test.measured].mean())
+
+
+def _ridge(train: Embeddings, val: Embeddings | None, test: Embeddings, result: Evaluation) -> None:
+    found, known, truth = regression.ridge(train, val, test), test.measured, test.known_targets
+    _record_error("mae", found.predictions, test, result)
+    wrong = found.predictions[known] - truth
+    result.scores["rmse"] = float(np.sqrt(np.square(wrong).mean()))
+    spread = float(np.square(truth - truth.mean()).sum())
+    fit = {"pearson": regression.correlation(found.predictions[known], truth)}
+    fit["r2"] = 1 - float(np.square(wrong).sum()) / spread if spread > 0 else float("nan")
+    for name, value in fit.items():
+        if np.isfinite(value):
+            result.scores[name] = value
+        else:
+            result.notes.append(f"{name}: left out, the test targets or their predictions do not vary.")
+    tiny = 1e-6 * float(np.ptp(train.known_targets))  # an error of 0 would make any mean 0
+    result.scores["gm_error"] = float(np.exp(np.log(np.maximum(np.abs(wrong), tiny)).mean())) if tiny else 0.0
+    assert test.targets is not None
+    bins = regression.target_bins(train.known_targets)
+    for name, errors in regression.by_group(np.abs(found.predictions - test.targets), test.targets, bins).items():
+        result.items[f"mae_{name}"] = errors.astype(np.float32)
+        result.scores[f"mae_{name}"] = float(np.nanmean(errors))
+    result.arrays.update(targets=test.targets, target_predictions=found.predictions)
+    result.arrays.update(target_edges=bins.edges, target_counts=bins.counts)
+    if not found.validation:
+        penalty = f"{found.penalty:g}"
+        result.notes.append(f"mae: no validation targets to choose the penalty by; it is fixed at {penalty}.")
+
+
+def _few_target_ridge(train: Embeddings, test: Embeddings, shots: int, seed: int, result: Evaluation) -> None:
+    there = len(train.known_targets)
+    if there < shots:
+        result.notes.append(f"mae_{shots}: left out, the training set has only {there} targets.")
+        return
+    _record_error(f"mae_{shots}", regression.few_target_ridge(train, test, shots, seed=seed), test, result)
+
+
+def _order(test: Embeddings, seed: int, result: Evaluation) -> None:
+    value = regression.order_agreement(test, seed=seed)
+    if np.isfinite(value):
+        result.scores["spearman"] = value
+    else:
+        result.notes.append("spearman: left out, all test targets, or all embeddings, are equally far apart.")
 
 
 def _few(part: Embeddings) -> str:
