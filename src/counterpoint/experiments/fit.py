@@ -35,6 +35,7 @@ def fit(
     options: dict[str, Any] | None = None,
     seed: int = 0,
     labels: str | None = None,
+    target: str | None = None,
     image: str | None = None,
     features: list[str] | None = None,
     image_size: int | None = None,
@@ -68,8 +69,8 @@ def fit(
     """Train an encoder on your data by one method, evaluate it, and leave a folder with everything.
 
     Args:
-        data: digits, cifar10, a folder of images, a table (CSV, JSONL, Parquet), .npy or .npz arrays, a Hugging Face
-            data set; from Python also an array, an (X, y) pair or a Dataset.
+        data: digits, diabetes, cifar10, a folder of images, a table (CSV, JSONL, Parquet), .npy or .npz arrays, a
+            Hugging Face data set; from Python also an array, an (X, y) pair or a Dataset.
         method: name of a method (``counterpoint papers`` lists them), or ``module:Class`` for one of your own.
         out: run folder; default ``runs/<data>-<method>-seed<seed>``.
         epochs: passes over the training part.
@@ -91,6 +92,7 @@ def fit(
         options: the method's own parameters, e.g. temperature.
         seed: of weights, order and views.
         labels: column, key or file of the labels where the data do not say.
+        target: column or key of a number to predict; label takes the labels as numbers.
         image: column of images in a table.
         features: columns of numbers in a table.
         image_size: side to which images are brought; default their own up to 64.

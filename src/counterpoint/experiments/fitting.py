@@ -102,7 +102,7 @@ class Fit:
         recipe = Recipe(a["optimizer"], a["lr"], a["weight_decay"], a["schedule"], a["warmup"], a["encoder_lr"])
         asked = get(a["method"]).auto_views if a["views"] == "auto" else a["views"]
         views = resolve(asked, modality=dataset.modality, shape=dataset.shape)
-        kind, self.options = method_options(a["method"], a["options"], self._distinct, self.shown)
+        kind, self.options = method_options(a["method"], a["options"], self._distinct, self.shown, self.train)
         return kind(encoder, views, recipe, **self.options)
 
     @property
@@ -321,14 +321,15 @@ def load_data(data: Any, a: dict[str, Any]) -> tuple[Dataset, Splits, Dataset, n
     """Data set, splits, the data set as the method sees it, and the positions to train on.
 
     With ``labels_per_class``, the other training labels are hidden from the method (-1), not from the evaluation.
-    Training positions leave out unlabelled items for a method that can do nothing with them.
+    Training positions leave out items without a label, or without a target, for a method that can do nothing with them.
     """
     import numpy as np
 
     from counterpoint.data import Splits, load, split
 
-    names = ("labels", "image", "features", "image_size", "root", "download", "limit", "max_corrupt")
-    how, start = {name: a[name] for name in names}, trained_folder(a.get("encoder", "auto"))
+    names = ("labels", "target", "image", "features", "image_size", "root", "download", "limit", "max_corrupt")
+    how = {name: a[name] for name in names if name in a}  # older runs know no target
+    start = trained_folder(a.get("encoder", "auto"))
     dataset = load(data, **how) if start is None else _load_for(start, data, how)
     given = a.get("splits")
     if given is None:
@@ -338,9 +339,16 @@ def load_data(data: Any, a: dict[str, Any]) -> tuple[Dataset, Splits, Dataset, n
     kind, train = get(a["method"]), splits.train
     if kind.needs_labels and dataset.labels is None:
         raise ValueError(f"method: {a['method']!r} needs labels, and {dataset.name!r} has none; name them with labels")
+    if kind.needs_target and dataset.targets is None:
+        raise ValueError(
+            f"method: {a['method']!r} needs a target, and {dataset.name!r} has none; name its column with target, or "
+            "give target=label to take its labels as numbers"
+        )
     shown = dataset if a["labels_per_class"] is None else _hide_labels(dataset, splits, a)
     if kind.labelled_only and shown.labels is not None:
         train = train[shown.labels[train] >= 0]
+    if kind.needs_target and dataset.targets is not None:
+        train = train[~np.isnan(dataset.targets[train])]
     return dataset, splits, shown, np.asarray(train)
 
 
@@ -419,7 +427,7 @@ def make_encoder(dataset: Dataset, train: np.ndarray, a: dict[str, Any]) -> Enco
 
 
 def method_options(
-    method: Any, options: dict[str, Any] | None, items: int, dataset: Dataset
+    method: Any, options: dict[str, Any] | None, items: int, dataset: Dataset, train: np.ndarray | None = None
 ) -> tuple[Any, dict[str, Any]]:
     """The class of a method and its parameters: what depends on the data, then what the user says.
 
@@ -436,6 +444,10 @@ def method_options(
         chosen["classes"] = len(dataset.classes)
     if "items" in known:
         chosen["items"] = len(dataset)  # generated ones too: state per item is found by its index in the data set
+    if kind.needs_target and train is not None and dataset.targets is not None:
+        seen = dataset.targets[train]
+        moments = {"center": float(seen.mean()), "scale": float(seen.std()) or 1.0}
+        chosen |= {name: value for name, value in moments.items() if name in known}
     return kind, {**chosen, **(options or {})}
 
 
@@ -480,16 +492,19 @@ def evaluate_encoder(
 
     from counterpoint.evaluation import Embeddings, evaluate
 
-    labels = dataset.labels
+    labels, targets = dataset.labels, dataset.targets
     sets, kept = {}, {}
     for part in ("train", "val", "test"):
         indices = getattr(splits, part)
         features, projections = embed_items(method, dataset, indices)
         scored = features if layer == "features" else projections
-        sets[part] = Embeddings(scored.numpy(), None if labels is None else labels[indices])
+        aims = None if targets is None else targets[indices]
+        sets[part] = Embeddings(scored.numpy(), None if labels is None else labels[indices], targets=aims)
         kept = {"features": features.numpy(), "projections": projections.numpy(), "index": indices}
     if labels is not None:
         kept["labels"] = labels[splits.test]
+    if targets is not None:
+        kept["targets"] = targets[splits.test]
     write_arrays(folder / "embeddings.npz", **kept)
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(seed)

@@ -106,7 +106,8 @@ class Method(lightning.LightningModule):
     classes, has it saved with the run and scored.
 
     A batch is a dict: ``batch[modality]`` (uint8 images or float vectors) or ready-made ``batch["views"]``;
-    ``batch["index"]``; ``batch["label"]`` where there are labels.
+    ``batch["index"]``; ``batch["label"]`` where there are labels; ``batch["target"]``
+    where there is a target.
 
     Args:
         encoder: module from a view to features (B, F), with the attribute ``features``.
@@ -116,6 +117,7 @@ class Method(lightning.LightningModule):
 
     needs_labels: ClassVar[bool] = False
     labelled_only: ClassVar[bool] = False  # unlabelled items would be of no use to it
+    needs_target: ClassVar[bool] = False  # a number to predict; items without one are of no use to it
     learns: ClassVar[bool] = True  # False: fit does no step
     n_views: ClassVar[int | None] = 2  # None: any number
     auto_views: ClassVar[str] = "auto"  # what fit's views="auto" means for it: "identity" takes items as they are

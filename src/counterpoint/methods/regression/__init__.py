@@ -1,0 +1,1 @@
+"""Methods for a target that is a number."""
