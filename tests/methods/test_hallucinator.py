@@ -74,7 +74,7 @@ def test_golden_moco():
     method = exact(HallucinatorMoCo, golden("ratio"), temperature=float(golden("temperature")), dim=6, queue_size=10)
     method.queue.rows.copy_(golden("queue"))
     x, keys = golden("x").requires_grad_(), nn.functional.normalize(golden("k_raw"), dim=1)
-    loss = method.contrast(x, keys)
+    loss = method.contrast(x, keys, {})
     torch.testing.assert_close(loss, golden("moco_loss"), **close)
     first, _, last = method.generator.layers[::2]
     found = torch.autograd.grad(loss, (x, first.weight, last.weight))
