@@ -105,9 +105,10 @@ def compare(
         data: as for fit.
         methods: names, separated by commas.
         seeds: how many; 3 is the least that says something about chance.
-        metric: score that ranks; default accuracy where all methods train a classifier, else knn with labels and
-            effective_rank without.
-        baselines: of raw, pca, untrained, supervised; those that need labels are left out where there are none.
+        metric: score that ranks; default accuracy where all methods train a classifier, else mae with a target, knn
+            with labels, and effective_rank without either.
+        baselines: of raw, pca, untrained, supervised; those that need labels are left out where there are none. With a
+            target, supervised is l1_regression.
         options: parameters of single methods, e.g. {"simclr": {"temperature": 0.2}}.
         out: folder; default ``comparisons/<data>``.
         jobs: fits at a time, each on its share of the cores; default one a core, or one alone on a GPU.
@@ -188,12 +189,18 @@ class _Plan:
         kinds = {name: get(name) for name in methods}
         unlabelled = [name for name, kind in kinds.items() if kind.needs_labels and not labelled]
         self.notes = [f"{name} needs labels, and the data have none: left out" for name in unlabelled]
-        self.fits = [(_name(m), m, seed) for seed in range(seeds) for m in methods if m not in unlabelled]
-        for name in ("untrained", "supervised"):
-            if name in baselines and name not in methods and (labelled or not get(name).needs_labels):
+        aimed = self.dataset.targets is not None
+        aimless = [name for name, kind in kinds.items() if kind.needs_target and not aimed]
+        self.notes += [f"{name} needs a target, and the data have none: left out" for name in aimless]
+        left_out = {*unlabelled, *aimless}
+        self.fits = [(_name(m), m, seed) for seed in range(seeds) for m in methods if m not in left_out]
+        if aimed:
+            self.baselines = ["l1_regression" if name == "supervised" else name for name in baselines]
+        for name in ("untrained", "supervised", "l1_regression"):
+            if name in self.baselines and name not in methods and (labelled or not get(name).needs_labels):
                 self.fits += [(name, name, seed) for seed in range(seeds)]
         if not self.fits:
-            raise ValueError("methods: none of them can be trained on data without labels")
+            raise ValueError(f"methods: none of them can be trained on these data. {'; '.join(self.notes)}")
 
     def train(
         self, one: Callable[..., Run], jobs: int | None, threads: int | None, on: str, progress: bool
@@ -246,16 +253,18 @@ def _evaluate_fixed(name: str, plan: _Plan) -> None:
         width = min(_PCA_DIMENSIONS, *parts["train"].shape)
         pca = PCA(width, random_state=0).fit(parts["train"])
         parts = {part: pca.transform(x).astype(np.float32) for part, x in parts.items()}
-    labels = dataset.labels
-    sets = {
-        part: Embeddings(x, None if labels is None else labels[getattr(plan.splits, part)])
-        for part, x in parts.items()
-    }
+    labels, targets = dataset.labels, dataset.targets
+    sets = {}
+    for part, x in parts.items():
+        at = getattr(plan.splits, part)
+        known = None if labels is None else labels[at]
+        sets[part] = Embeddings(x, known, targets=None if targets is None else targets[at])
     folder = plan.folder / "runs" / f"{name}-seed0"
     folder.mkdir(parents=True, exist_ok=True)
     evaluate(sets["train"], sets["val"], sets["test"]).save(folder)
     kept = {"features": parts["test"], "projections": parts["test"], "index": plan.splits.test}
-    write_arrays(folder / "embeddings.npz", **kept, **({} if labels is None else {"labels": sets["test"].labels}))
+    about = {"labels": sets["test"].labels, "targets": sets["test"].targets}
+    write_arrays(folder / "embeddings.npz", **kept, **{n: values for n, values in about.items() if values is not None})
     write_json(folder / "environment.json", environment())
     data_settings = {k: plain(v) for k, v in plan.arguments.items() if k not in ("data", "method", "out", "seed")}
     write_yaml(folder / "config.yaml", {"data": plan.dataset.name, "method": name, **data_settings})

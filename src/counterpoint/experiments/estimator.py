@@ -10,11 +10,12 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 if TYPE_CHECKING:
+    from counterpoint.data import Dataset
     from counterpoint.experiments.run import Run
 
 
 class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Learn features of vectors or images without labels (or with, for methods that use them).
+    """Learn features of vectors or images without labels (or with labels or targets, for methods that use them).
 
     Args:
         method: name of a method.
@@ -58,23 +59,39 @@ class ContrastiveEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> ContrastiveEncoder:
-        """Train on X (and labels y, for supervised methods)."""
+        """Train on X and, for methods that use it, y: labels, or a target if fractions or needed by the method.
+
+        Raises:
+            ValueError: fewer than two samples, or a y that the method cannot use.
+        """
         X = self._checked(X, reset=True)
         if len(X) < 2:
             raise ValueError(f"X: {len(X)} sample, and a single one has nothing to be contrasted with; give 2 or more")
-        labels = np.full(len(X), -1) if y is None else np.unique(np.asarray(y), return_inverse=True)[1].reshape(-1)
         with tempfile.TemporaryDirectory() as folder:
-            run = self._train((X, labels) if y is not None else X, folder)
+            run = self._train(self._data(X, y), folder)
             self.encoder_ = run.encoder()
             self.history_ = run.metrics
         self._n_features_out = self.encoder_.features
         return self
 
-    def _train(self, data: Any, folder: str) -> Run:
-        from counterpoint.data import Splits, load
+    def _data(self, X: np.ndarray, y: Any) -> Dataset:
+        from counterpoint.data import load
+        from counterpoint.data.targets import fractional
+        from counterpoint.methods import get
+
+        if y is None:
+            return load(X)
+        y = np.asarray(y).reshape(-1)
+        if get(self.method).needs_target:
+            return load((X, y), target="label", labels="none")
+        if fractional(y) and np.ptp(y) > 0:
+            return load((X, y))
+        return load((X, np.unique(y, return_inverse=True)[1].reshape(-1)))
+
+    def _train(self, dataset: Dataset, folder: str) -> Run:
+        from counterpoint.data import Splits
         from counterpoint.experiments.fit import fit
 
-        dataset = load(data)
         everything = np.arange(len(dataset))
         return fit(
             dataset,

@@ -344,6 +344,8 @@ def load_data(data: Any, a: dict[str, Any]) -> tuple[Dataset, Splits, Dataset, n
             f"method: {a['method']!r} needs a target, and {dataset.name!r} has none; name its column with target, or "
             "give target=label to take its labels as numbers"
         )
+    if kind.needs_target and a.get("generated") is not None:
+        raise ValueError(f"generated: generated items have no target, which {a['method']!r} needs")
     shown = dataset if a["labels_per_class"] is None else _hide_labels(dataset, splits, a)
     if kind.labelled_only and shown.labels is not None:
         train = train[shown.labels[train] >= 0]

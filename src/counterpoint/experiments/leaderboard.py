@@ -35,14 +35,15 @@ def write_board(folder: Path, plan: Any, metric: str | None, failures: list[tupl
     if not runs:
         raise ValueError("methods: no method finished all its seeds; see the failures above, and go on with resume")
     evaluations: dict[str, list[Any]] = {name: [run.evaluation for run in found] for name, found in runs.items()}
-    labelled = any("knn" in e.scores for found in evaluations.values() for e in found)
+    measured = {score for found in evaluations.values() for e in found for score in e.scores}
     if metric is None:
         own = [e for name, found in evaluations.items() if name not in plan.baselines for e in found]
         classify = bool(own) and all("accuracy" in e.scores for e in own)
-        metric = "accuracy" if classify else "knn" if labelled else "effective_rank"
+        usual = next((name for name in ("mae", "knn") if name in measured), "effective_rank")
+        metric = "accuracy" if classify else usual
     table = {m: _intervals(evaluations, m, plan.seeds) for m in DESCRIPTIONS}
     if not table[metric]:
-        raise ValueError(f"metric: no method has a {metric}: the data lack the labels or items for it")
+        raise ValueError(f"metric: no method has a {metric}: the data lack the labels, the target or the items for it")
     rows = _rows(evaluations, metric, plan.seeds, plan.baselines)
     without = [name for name in runs if name not in table[metric]]
     if without:
@@ -129,11 +130,18 @@ def _about(plan: Any) -> dict[str, Any]:
         "items": len(dataset),
         "shape": " x ".join(map(str, dataset.shape)),
         **({"classes": len(dataset.classes)} if dataset.classes else {}),
+        **({"target": _span(dataset.targets)} if dataset.targets is not None else {}),
         "train": len(splits.train),
         "val": len(splits.val),
         "test": len(splits.test),
         "seeds": plan.seeds,
     }
+
+
+def _span(targets: np.ndarray) -> str:
+    import numpy as np
+
+    return f"{np.nanmin(targets):g} to {np.nanmax(targets):g}"
 
 
 def _write_csv(path: Path, board: dict[str, Any]) -> None:

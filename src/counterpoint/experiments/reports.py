@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from counterpoint.data import Dataset
     from counterpoint.evaluation import Evaluation
     from counterpoint.experiments.compare import Comparison
-    from counterpoint.web.content import LeaderboardRow, RunData
+    from counterpoint.web.content import LeaderboardRow, Prediction, RunData
 
 _EXAMPLES = 6
 _QUERIES, _NEIGHBOURS = 12, 8
@@ -88,6 +88,8 @@ def run_data(run: Run, dataset: Dataset, views: Any = None) -> RunData:
         spectrum=evaluation.arrays.get("spectrum") if evaluation else None,
         embeddings=vectors,
         labels=kept.get("labels"),
+        targets=kept.get("targets"),
+        prediction=prediction(evaluation),
         classes=dataset.classes,
         thumbnails=_thumbnails(dataset, index),
         neighbours=_neighbours(vectors, kept.get("labels")),
@@ -99,7 +101,18 @@ def run_data(run: Run, dataset: Dataset, views: Any = None) -> RunData:
     )
 
 
+def prediction(evaluation: Evaluation | None) -> Prediction | None:
+    """True and predicted targets for the page."""
+    from counterpoint.web import Prediction
+
+    arrays = evaluation.arrays if evaluation else {}
+    names = ("targets", "target_predictions", "target_edges", "target_counts")
+    return Prediction(*(arrays[name] for name in names)) if set(names) <= set(arrays) else None
+
+
 def _summary(run: Run) -> str:
+    from counterpoint.web.markup import number
+
     scores = run.scores
     if run.state != "finished":
         return f"This run is {run.state}: {run.status.get('why') or 'it has not finished yet'}"
@@ -116,6 +129,10 @@ def _summary(run: Run) -> str:
         if "probe" in scores:
             told += f" A logistic regression on its features, with all training labels: {scores['probe']:.1%}."
         return told
+    if "mae" in scores:
+        explained = f" and explains {scores['r2']:.0%} of its variance" if scores.get("r2", 0) > 0 else ""
+        missed = number(scores["mae"])
+        return f"A linear regression on the frozen embeddings misses the target by {missed} on average{explained}."
     if "knn" in scores:
         return (
             f"{scores['knn']:.1%} of the test items are classified rightly by their nearest neighbours, "

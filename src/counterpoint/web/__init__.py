@@ -9,13 +9,14 @@ plotting library, because then they follow the reader's font, screen width and d
     write("report.html", page)
 """
 
-from counterpoint.web.content import ComparisonData, LeaderboardRow, RunData
+from counterpoint.web.content import ComparisonData, LeaderboardRow, Prediction, RunData
 from counterpoint.web.maps import embedding_map, neighbour_grid
 from counterpoint.web.report import comparison_page, run_page, write
 
 __all__ = [
     "ComparisonData",
     "LeaderboardRow",
+    "Prediction",
     "RunData",
     "comparison_page",
     "embedding_map",

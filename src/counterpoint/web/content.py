@@ -15,6 +15,22 @@ Thumbnails = Callable[[int], "Array | None"]
 
 
 @dataclass
+class Prediction:
+    """A numeric target and what a regression on the embeddings made of it.
+
+    Attributes:
+        true, predicted: (N,) of the test items; NaN where a target is missing.
+        edges: (K + 1,) of the bins of the training targets.
+        counts: (K,) training items in each bin.
+    """
+
+    true: Array
+    predicted: Array
+    edges: Array
+    counts: Array
+
+
+@dataclass
 class RunData:
     """One trained (or baseline) encoder, as the page shows it.
 
@@ -39,6 +55,8 @@ class RunData:
         map_index: (M,) which of the N items the positions belong to; ``None``: all of them, in order.
         labels: (N,) int, ``-1`` where an item has none; ``None`` without labels.
         classes: name of each label.
+        targets: (N,) float, NaN where an item has none; maps are then coloured by it.
+        prediction: what a regression made of the target.
         thumbnails: item number to uint8 (H, W, C) or ``None``.
         neighbours: ``(queries (Q,), indices (Q, k), same (Q, k) bool)``; computed from ``embeddings`` where absent
             and N <= 5000.
@@ -67,6 +85,8 @@ class RunData:
     map_index: Array | None = None
     labels: Array | None = None
     classes: Sequence[str] | None = None
+    targets: Array | None = None
+    prediction: Prediction | None = None
     thumbnails: Thumbnails | None = None
     neighbours: tuple[Array, Array, Array | None] | None = None
     views: Array | None = None

@@ -42,6 +42,24 @@ METRICS: dict[str, Metric] = {
     "cluster_accuracy": Metric(
         "Cluster accuracy", "Accuracy of k-means clusters, each named after one class in the best possible way."
     ),
+    "mae": Metric(
+        "MAE",
+        "Mean absolute error of a linear regression (ridge) on the frozen embeddings, in the unit of the target.",
+        False,
+    ),
+    "rmse": Metric("RMSE", "Root mean squared error of that regression, which large errors dominate.", False),
+    "r2": Metric("R²", "Share of the target's variance that the regression explains; 0 is no better than the mean."),
+    "pearson": Metric("Pearson", "Correlation of the regression's predictions with the target."),
+    "gm_error": Metric("GM error", "Geometric mean of its absolute errors, which a few large ones move little.", False),
+    "mae_many": Metric("MAE, common", "MAE where targets are common in training.", False),
+    "mae_medium": Metric("MAE, in between", "MAE where targets are neither common nor rare in training.", False),
+    "mae_few": Metric("MAE, rare", "MAE where targets are rare in training.", False),
+    "mae_10": Metric("MAE, 10 targets", "MAE of a regression that has seen ten targets.", False),
+    "mae_50": Metric("MAE, 50 targets", "MAE of a regression that has seen fifty targets.", False),
+    "knn_mae": Metric("kNN MAE", "MAE of the mean target of the nearest training embeddings.", False),
+    "spearman": Metric(
+        "Order (Spearman)", "Rank correlation of target distance and embedding distance over pairs of test items."
+    ),
     "alignment": Metric(
         "Alignment", "Mean squared distance between two views of one item on the unit sphere; lower is tighter.", False
     ),
@@ -75,7 +93,7 @@ TERMS: dict[str, tuple[str, str]] = {
     "Baseline": (
         "leaderboard",
         "Something to beat that no contrastive training went into: the raw input, its principal components, an "
-        "encoder with random weights; and, with labels, ordinary supervised training.",
+        "encoder with random weights; and, with labels or a target, ordinary supervised training.",
     ),
     "Embedding map": (
         "maps",
@@ -106,6 +124,9 @@ LEADS: dict[str, str] = {
     "intervals above, decides ties. An interval that crosses the dashed zero line is no evidence of a difference.",
     "metrics": "Means over seeds with their 95 % intervals; the best of a column is marked. Tap a heading to sort.",
     "cost": "Up and to the left is better: more quality in less time.",
+    "cost_of_errors": "Down and to the left is better: smaller errors in less time.",
+    "prediction": "The target of test items and what a linear regression on the frozen embeddings predicts; on the "
+    "dashed line it is right.",
     "quality": "While training, first seed, one axis for all: each method in front of the others in grey.",
     "loss": "The losses of different methods are different quantities: each has its own axis, and only its course, not "
     "its height, can be compared.",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from counterpoint.web import values as drawn
 from counterpoint.web.axes import extent
 from counterpoint.web.content import Array, RunData
 from counterpoint.web.figures import Series, curve, ridges, spectra
@@ -17,6 +18,7 @@ from counterpoint.web.lines import curves, thinned
 from counterpoint.web.maps import NEIGHBOUR_LIMIT, embedding_map, neighbour_grid
 from counterpoint.web.markup import Html, element, known
 from counterpoint.web.scatter import class_styles, scatter
+from counterpoint.web.values import shade_edges, shade_legend, value_map
 
 Runs = Mapping[str, RunData]
 QUERIES = 10
@@ -154,22 +156,41 @@ def spectrum(runs: Runs, dashed: Sequence[str] = ()) -> Html | None:
 
 
 def maps(runs: Runs) -> Html | None:
-    """Embedding maps, one colour per class in all of them, and the thumbnails that their dots show."""
+    """Embedding maps, coloured by class or shaded by target alike in all, and the thumbnails that their dots show."""
     mapped = {name: run for name, run in runs.items() if run.map is not None and len(run.map)}
     if not mapped:
         return None
     figures, seen = [], []
+    first = next(iter(mapped.values()))
+    edges = None if first.targets is None else shade_edges(first.targets)
     for name, run in mapped.items():
         items = np.arange(len(run.map)) if run.map_index is None else np.asarray(run.map_index)  # type: ignore[arg-type]
         labels = None if run.labels is None else np.asarray(run.labels)
         names = class_names(run)
         shown = None if labels is None else labels[items]
         assert run.map is not None
-        figures.append(panel(_title(name, runs), scatter(run.map, shown, names, class_styles(labels), items, name)))
+        if edges is not None and run.targets is not None:
+            figure = value_map(run.map, np.asarray(run.targets)[items], edges, items, name)
+        else:
+            figure = scatter(run.map, shown, names, class_styles(labels), items, name)
+        figures.append(panel(_title(name, runs), figure))
         seen.append(items)
-    first = next(iter(mapped.values()))
+    legend = _legend(first) if edges is None else shade_legend(edges)
     wide = panels(figures)
-    return element("div", wide, _legend(first), _sprite(first, np.unique(np.concatenate(seen))))
+    return element("div", wide, legend, _sprite(first, np.unique(np.concatenate(seen))))
+
+
+def predictions(runs: Runs) -> Html | None:
+    """Predicted against true targets and errors along their range; of several runs the former alone."""
+    figures = []
+    for name, run in runs.items():
+        if run.prediction is None or not np.isfinite(run.prediction.true).any():
+            continue
+        figures.append(panel(_title(name, runs), drawn.predictions(run.prediction, name)))
+        if len(runs) == 1:
+            caption = "Errors of the test items in each range of the target; below, how many training items lie in it."
+            figures.append(panel(None, drawn.errors_by_range(run.prediction, name), caption=caption))
+    return panels(figures, broad=len(runs) == 1)
 
 
 def class_names(run: RunData) -> dict[int, str]:

@@ -27,7 +27,11 @@ from counterpoint.web.markup import Html, counted, duration, element, flatten, j
 from counterpoint.web.verdict import verdict
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-LABELLED = ("accuracy", "knn", "probe", "probe_1", "probe_5", "probe_10", "recall@1", "recall@5", "recall@10", "map")
+LABELLED = (
+    *("accuracy", "knn", "probe", "probe_1", "probe_5", "probe_10", "recall@1", "recall@5", "recall@10", "map"),
+    *("mae", "rmse", "r2", "pearson", "gm_error", "mae_many", "mae_medium", "mae_few", "mae_10", "mae_50", "knn_mae"),
+    "spearman",
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ def run_page(run: RunData) -> str:
     runs = {run.name: run}
     sections = [
         _section("scores", "Scores", tables.score_table(run.scores, run.descriptions) if run.scores else None),
+        _predictions(runs),
         _section("training", "Training", _training(run)),
         _section("findings", "What the method found", discoveries(run.findings)),
         _histograms(runs),
@@ -81,13 +86,14 @@ def comparison_page(data: ComparisonData) -> str:
     runs = {name: panels.complete(run) for name, run in _ordered(data).items()}
     title = metric(data.metric, data.descriptions).title
     baselines = [row.name for row in data.rows if row.baseline]
-    spoken = data.verdict or verdict(data.rows, title)
+    spoken = data.verdict or verdict(data.rows, title, not _is_error(data))
     sections = [
         _leaderboard(data, title),
         _metrics(data),
         _section("cost", "Cost and quality", _cost(data, title)),
         _curves(runs, data.metric, data.descriptions),
         _maps(runs),
+        _predictions(runs),
         _neighbours(runs),
         _histograms(runs),
         _section("score-curves", "Scores over training", panels.score_curves(runs), LEADS["score-curves"]),
@@ -100,6 +106,14 @@ def comparison_page(data: ComparisonData) -> str:
     sections.append(_glossary(_metric_names(data), data.descriptions, sections))
     lead = [element("p", spoken, class_="verdict"), *_notes(data.notes)]
     return _page("Counterpoint comparison", data.name, _facts(data.data), lead, sections)
+
+
+def _is_error(data: ComparisonData) -> bool:
+    return metric(data.metric, data.descriptions).higher_is_better is False
+
+
+def _predictions(runs: Mapping[str, RunData]) -> Section | None:
+    return _section("prediction", "Predicted and true", panels.predictions(runs), LEADS["prediction"])
 
 
 def _facts(data: Mapping[str, Any]) -> list[str]:
@@ -210,7 +224,8 @@ def _cost(data: ComparisonData, title: str) -> Html | None:
         cells = [element("td", text, class_="number") for text in (duration(seconds), number(mean))]
         rows.append(element("tr", element("th", name, scope="row"), cells))
     table = tables.plain_table({"Method": None, "Time": "number", title: "number"}, rows)
-    figure = panels.panel(None, cost(points, title), caption=LEADS["cost"])
+    lead = LEADS["cost_of_errors" if _is_error(data) else "cost"]
+    figure = panels.panel(None, cost(points, title), caption=lead)
     return panels.panels([figure, element("div", table)], broad=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -40,11 +41,8 @@ def scatter(
         items: (M,) item numbers, for the thumbnails that the script shows.
         title: said to those who cannot see it.
     """
-    xy, labels, items = _thin(np.asarray(xy, float), labels, np.asarray(items))
-    low, high = (xy.min(0), xy.max(0)) if len(xy) else (np.zeros(2), np.ones(2))
-    span = float((high - low).max()) or 1.0
-    places = (xy - (low + high) / 2) / span * 292 + 160
-    places[:, 1] = 320 - places[:, 1]
+    xy, labels, items = thin(np.asarray(xy, float), labels, np.asarray(items))
+    places = places_of(xy)
     size = 5.2 if len(xy) <= 600 else 3.8 if len(xy) <= 2000 else 2.8
     marks = []
     groups = [-1] if labels is None else sorted(set(labels.tolist()))
@@ -66,7 +64,16 @@ def scatter(
     return drawing(320, 320, f"{title}: map of {len(xy):,} embeddings", marks, "map")
 
 
-def _thin(xy: Array, labels: Array | None, items: Array) -> tuple[Array, Array | None, Array]:
+def places_of(xy: Array) -> Array:
+    """Positions (M, 2) in a square drawing of 320."""
+    low, high = (xy.min(0), xy.max(0)) if len(xy) else (np.zeros(2), np.ones(2))
+    span = float((high - low).max()) or 1.0
+    places: Array = (xy - (low + high) / 2) / span * 292 + 160
+    places[:, 1] = 320 - places[:, 1]
+    return places
+
+
+def thin(xy: Array, labels: Any, items: Array) -> tuple[Array, Any, Array]:
     """At most :data:`POINT_LIMIT` points, evenly taken, none of them NaN."""
     keep = np.flatnonzero(np.isfinite(xy).all(1))
     if len(keep) > POINT_LIMIT:
