@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from counterpoint.objectives.inputs import embeddings, normalize, positive
 from counterpoint.pairwise import gather, gather_labels
+from counterpoint.pairwise.tiles import gradients_through
 
 _CELLS = 2**18  # of the score matrix at a time
 
@@ -96,30 +95,13 @@ class ArbitraryPairs(nn.Module):
             return self._reduced(z, k, gate, *labels)
 
     def _reduced(self, z: Tensor, k: Tensor, gate: Tensor | None, own: Tensor, target: Tensor, of: Tensor) -> Tensor:
-        scale = 1 / self.temperature if self.log_scale is None else self.log_scale.exp().to(z)
-        make: Callable[..., Tensor] = partial(gated_cosine, scale=scale)
-        if self.similarity == "dot":
-            make = partial(gated_dot, scale=scale, ungated=self.ungated)
-        sums, counts = [], []
-        for start in range(0, len(z), step := max(1, _CELLS // len(k))):
-            rows = slice(start, start + step)
-            mine = None if gate is None else gate[rows]
-            hits = (target[rows, None] == of) & (of >= 0) & (own[rows, None] >= 0)
-            misses = (target[rows, None] != of) & (own[rows, None] != of) & (of >= 0)
-            if self.exclude_self:
-                row = torch.arange(start, start + len(hits), device=z.device)[:, None]
-                other = row != torch.arange(len(k), device=z.device)
-                hits, misses = hits & other, misses & other
-            counts.append(hits.sum())
-            if torch.is_grad_enabled() and len(z) > step:
-                sums.append(checkpoint(_row_sums, make, z[rows], k, mine, hits, misses, use_reentrant=False))
-            else:
-                sums.append(_row_sums(make, z[rows], k, mine, hits, misses))
-        terms = torch.cat(sums)
+        scale = z.new_tensor(1 / self.temperature) if self.log_scale is None else self.log_scale.exp().to(z)
+        plan = _Plan(self.similarity, self.ungated, own, target, of, self.exclude_self)
+        terms, number = _Blocks.apply(plan, z, k, gate, scale)
         if self.reduction == "none":
-            return terms
-        total = terms.sum()
-        return total / torch.stack(counts).sum().clamp(min=1) if self.reduction == "mean" else total
+            return terms  # type: ignore[no-any-return]
+        total: Tensor = terms.sum()
+        return total / number.clamp(min=1) if self.reduction == "mean" else total
 
     def _labels(
         self,
@@ -150,8 +132,8 @@ class ArbitraryPairs(nn.Module):
             if label is not None and (label.shape != (length,) or label.is_floating_point() or label.is_complex()):
                 raise ValueError(f"{name}: expected ({length},) integers, got {tuple(label.shape)} {label.dtype}")
         if (self.exclude_self or not all(given)) and len(keys) != len(anchors):
-            why = "exclude_self" if self.exclude_self else "no labels"
-            raise ValueError(f"keys: with {why}, expected as many as anchors, {len(anchors)}, got {len(keys)}")
+            why = "with exclude_self" if self.exclude_self else "without labels"
+            raise ValueError(f"keys: expected {tuple(anchors.shape)} as anchors {why}, got {tuple(keys.shape)}")
 
 
 def gated_cosine(z: Tensor, k: Tensor, gate: Tensor | None = None, scale: Tensor | float = 1.0) -> Tensor:
@@ -202,10 +184,77 @@ def multi_positive_terms(scores: Tensor, positives: Tensor, negatives: Tensor) -
     return torch.where(counted, nn.functional.softplus(gap, threshold=40), 0)
 
 
-def _row_sums(
-    make: Callable[..., Tensor], z: Tensor, k: Tensor, gate: Tensor | None, positives: Tensor, negatives: Tensor
-) -> Tensor:
-    return multi_positive_terms(make(z, k, gate), positives, negatives).sum(1)
+class _Plan(NamedTuple):
+    """What is compared and how, apart from the tensors that carry gradients."""
+
+    similarity: str
+    ungated: float
+    own: Tensor
+    target: Tensor
+    of: Tensor
+    exclude_self: bool
+
+    def row_sums(self, rows: slice, z: Tensor, k: Tensor, gate: Tensor | None, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """For each anchor of a block the sum over its positives, and their number."""
+        own, target, known = self.own[rows, None], self.target[rows, None], self.of >= 0
+        if self.exclude_self:
+            row = torch.arange(rows.start, rows.start + len(z), device=z.device)[:, None]
+            known = known & (row != torch.arange(len(k), device=z.device))
+        positives = (target == self.of) & known & (own >= 0)
+        negatives = (target != self.of) & (own != self.of) & known
+        if self.similarity == "dot":
+            scores = gated_dot(z, k, gate, scale, self.ungated)
+        else:
+            scores = gated_cosine(z, k, gate, scale)
+        return multi_positive_terms(scores, positives, negatives).sum(1), positives.sum(1)
+
+    def whole(self, z: Tensor, k: Tensor, gate: Tensor | None, scale: Tensor) -> tuple[Tensor]:
+        """All anchors at once, by operations that autograd knows."""
+        return (self.row_sums(slice(0, len(z)), z, k, gate, scale)[0],)
+
+
+class _Blocks(torch.autograd.Function):
+    """The sums of all anchors, a block of them at a time, and again in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, plan: _Plan, z: Tensor, k: Tensor, gate: Tensor | None, scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.plan = plan
+        ctx.save_for_backward(z, k, gate, scale)
+        sums, number = z.new_empty(len(z)), torch.zeros((), dtype=torch.int64, device=z.device)
+        for rows in _blocks(z, k):
+            sums[rows], counts = plan.row_sums(rows, z[rows], k, None if gate is None else gate[rows], scale)
+            number += counts.sum()
+        ctx.mark_non_differentiable(number)
+        return sums, number
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():  # to be derived again
+            return None, *gradients_through(ctx.plan.whole, inputs, [grad], wanted)
+        z, k, gate, scale = inputs
+        found = [torch.zeros_like(x) if want else None for x, want in zip(inputs, wanted, strict=True)]
+        for rows in _blocks(z, k):
+            parts = z[rows], k, None if gate is None else gate[rows], scale
+            given: list[Any] = [None if x is None else x.detach() for x in parts]
+            with torch.enable_grad():
+                for x, want in zip(given, wanted, strict=True):
+                    if want:
+                        x.requires_grad_()
+                sums, _counts = ctx.plan.row_sums(rows, *given)
+            asked = [x for x in given if x is not None and x.requires_grad]
+            changes = iter(torch.autograd.grad(sums, asked, grad[rows]))
+            for place, (total, want) in enumerate(zip(found, wanted, strict=True)):
+                if want and total is not None:
+                    (total[rows] if place in (0, 2) else total).add_(next(changes))
+        return None, *found
+
+
+def _blocks(z: Tensor, k: Tensor) -> list[slice]:
+    step = max(1, _CELLS // len(k))
+    return [slice(start, start + step) for start in range(0, len(z), step)]
 
 
 def _gates(gate: Tensor, anchors: Tensor) -> Tensor:
