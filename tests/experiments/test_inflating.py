@@ -159,7 +159,7 @@ def test_compare_holds_steps_and_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr("counterpoint.experiments.reports.write_comparison_report", lambda *_: None)
     found = cp.compare(
         "digits", ["adainf"], seeds=1, baselines="supervised", out=str(tmp_path / "c"), jobs=1, generated=FAKE,
-        real_repeats=2, limit=300, steps=4, batch_size=32, threads=1, progress=False, monitor=0,
+        real_repeats=2, limit=300, steps=4, batch_size=32, threads=1, progress=False, monitor=0, metrics=["knn"],
     )  # fmt: skip
     assert {name: runs[0].metrics[-1]["step"] for name, runs in found.runs.items()} == {"adainf": 4, "supervised": 4}
     assert found.config["real_repeats"] == 2

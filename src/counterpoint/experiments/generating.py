@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from counterpoint.data import Dataset, load
 from counterpoint.data.inflation import NOTE
@@ -75,7 +76,9 @@ class Generation:
             self._train_by_steps(model)
         else:
             some = np.random.default_rng(self.a["seed"]).permutation(self.splits.train)
-            model.fit(self._read(self.dataset, np.sort(some[: model.most(len(some))])), seed=self.a["seed"])
+            items = self._read(self.dataset, np.sort(some[: model.most(len(some))]))
+            with threadpool_limits(self.a["threads"]):  # scikit-learn's, which do not listen to torch
+                model.fit(items, seed=self.a["seed"])
         model.save(place)
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
         return model.eval() if kind.trains_by_steps else model
