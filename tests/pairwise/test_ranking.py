@@ -44,3 +44,16 @@ def test_too_many():
         nearest(q, k=9, exclude=torch.arange(9))
     with pytest.raises(ValueError, match=r"^exclude_keys: needed"):
         nearest(q, k, 3, exclude=torch.arange(9))
+
+
+def test_in_any_order_they_are_the_same():
+    queries, keys = torch.randn(6, 4), torch.randn(50, 4)
+    groups = torch.arange(6) % 3, torch.arange(50) % 3
+    for k in (1, 20, 33):
+        options = {"exclude": groups[0], "exclude_keys": groups[1]}
+        values, index = nearest(queries, keys, k, **options)
+        found, where = nearest(queries, keys, k, **options, ordered=False)
+        assert torch.equal(found.sort(1, descending=True).values, values)
+        assert torch.equal(where.sort(1).values, index.sort(1).values)
+    with pytest.raises(ValueError, match=r"^k: expected at most 33"):
+        nearest(queries, keys, 34, **options, ordered=False)

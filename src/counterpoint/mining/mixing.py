@@ -32,11 +32,12 @@ class Mixtures:
     """Which keys of a bank are mixed, and in what shares, for each of B queries.
 
     Attributes:
-        hardest: int64 (B, N), positions in the bank of the keys with the largest cosines, hardest first.
+        hardest: int64 (B, N), positions in the bank of the keys with the largest cosines, in any order.
         first, second: int64 (B, s), positions of the two keys of a type 1 mixture.
         alpha: (B, s), the first one's weight, in [0, 1].
         third: int64 (B, s'), position of the key of a type 2 mixture.
         beta: (B, s'), the query's weight, below 1/2.
+        largest: (B,), the cosine of the hardest key; ``None`` where the rest was not drawn but given.
     """
 
     hardest: Tensor
@@ -45,6 +46,7 @@ class Mixtures:
     alpha: Tensor
     third: Tensor
     beta: Tensor
+    largest: Tensor | None = None
 
     def points(self, queries: Tensor, negatives: Tensor) -> Tensor:
         """The mixtures (B, s + s', D), unit vectors without a gradient, type 1 first; B (s + s') D numbers.
@@ -135,7 +137,8 @@ def draw_mixtures(
         if not left:
             raise ValueError("exclude: a query has no key left: all of the bank have its number")
         n_hard = min(n_hard, left)
-    _, hardest = nearest(q.detach(), keys, n_hard, exclude=exclude, exclude_keys=exclude_negatives)
+    found = nearest(q.detach(), keys, n_hard, exclude=exclude, exclude_keys=exclude_negatives, ordered=False)
+    hardest = found[1]
 
     def drawn(count: int) -> Tensor:
         where = torch.randint(n_hard, (len(q), count), generator=generator, device=q.device)
@@ -145,7 +148,8 @@ def draw_mixtures(
         return torch.rand(len(q), count, generator=generator, device=q.device, dtype=q.dtype)
 
     first, second, alpha = drawn(n_pair), drawn(n_pair), uniform(n_pair)
-    return Mixtures(hardest, first, second, alpha, drawn(n_query), beta_max * uniform(n_query))
+    largest = found[0].amax(1).to(q.dtype)
+    return Mixtures(hardest, first, second, alpha, drawn(n_query), beta_max * uniform(n_query), largest)
 
 
 def _unit(queries: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
