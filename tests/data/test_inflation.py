@@ -52,6 +52,13 @@ def test_vectors_inflate_as_images_do():
     assert "label" not in batch
 
 
+def test_generated_items_have_no_target():
+    real = load(np.random.rand(3, 4))
+    real.targets = np.array([1.0, 2.0, np.nan])
+    inflated = InflatedDataset(real, load(np.random.rand(2, 4)))
+    np.testing.assert_equal(inflated[[4, 1, 2]]["target"].numpy(), np.array([np.nan, 2, np.nan], np.float32))
+
+
 def test_one_sort_alone_is_legal_and_none_at_all_is_not():
     some = images(5, labels=True)
     alone = InflatedDataset(some, None)

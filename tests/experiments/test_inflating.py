@@ -80,9 +80,12 @@ def test_nothing_generated_is_measured(tmp_path, monkeypatch):
     assert all(torch.equal(a[name], b[name]) for name in ("mean", "std"))
     assert not same(a, b)
     assert plain.metrics[-1]["step"] == inflated.metrics[-1]["step"] == 6
-    assert "90 generated ones: 96% of what was drawn is real" in " ".join(inflated.status["notes"])
+    counts = {"real": 195, "generated": 90, "real_repeats": 10}
+    assert inflated.status["inflation"] == {**counts, "beta": 1950 / 2040}
+    assert plain.status["notes"] == inflated.status["notes"] == []
     [found] = inflated.findings
     assert found.title == "Generated images"
+    assert "96% of what is drawn is real" in found.text
     assert (found.images[0, 0, :, :, 0] == FAKE[0]).all()
 
 
@@ -104,6 +107,12 @@ def test_a_method_that_needs_every_label_leaves_them_alone(tmp_path):
     run = cp.fit("digits", "supervised", out=str(tmp_path / "b"), generated=FAKE, **BARE)
     assert same(weights(plain.folder), weights(run.folder))
     assert any("this method does not use them" in note for note in run.status["notes"])
+
+
+def test_a_method_that_needs_a_target_leaves_them_alone(tmp_path):
+    run = cp.fit("digits", "l1_regression", target="label", out=str(tmp_path / "run"), generated=FAKE, **BARE)
+    assert any("this method does not use them" in note for note in run.status["notes"])
+    assert "inflation" not in run.status
 
 
 def test_hidden_labels_stay_hidden(tmp_path):

@@ -32,7 +32,7 @@ class InflatedDataset(Dataset):
     ``dataset[indices]`` is a batch as of any data set, with one key more: ``batch["is_generated"]`` bool (B,).
     Positions ``0 .. n-1`` are the real items, the same that they have in ``real``, and ``n .. n+M-1`` the generated
     ones. So an item has one ``batch["index"]`` however often it is drawn, and state per item is state per image.
-    Generated items have the label -1.
+    Generated items have the label -1 and, where the real ones have targets, the target NaN.
 
     Args:
         real: ``n`` items; ``None`` is none at all.
@@ -76,6 +76,9 @@ class InflatedDataset(Dataset):
         self.labels = None
         if real is not None and real.labels is not None:
             self.labels = np.append(real.labels, np.full(self.n_generated, -1, np.int64))
+        self.targets = None
+        if real is not None and real.targets is not None:
+            self.targets = np.append(real.targets, np.full(self.n_generated, np.nan))
         self.classes = None if real is None else real.classes
         self.ids = _Joined([part.ids for part in self._parts if part is not None])
         self.given = None
@@ -118,6 +121,8 @@ class InflatedDataset(Dataset):
         batch = {self.modality: rows, "index": torch.from_numpy(index), "is_generated": torch.from_numpy(fake)}
         if self.labels is not None:
             batch["label"] = torch.from_numpy(self.labels[index])
+        if self.targets is not None:
+            batch["target"] = torch.from_numpy(self.targets[index].astype(np.float32))
         return batch
 
     def subset(self, indices: Indices) -> Dataset:

@@ -39,6 +39,7 @@ class Fit:
         self.folder, self.data, self.a = folder, data, arguments
         self.result = Run(folder)
         self.notes: list[str] = []
+        self.told: dict[str, Any] = {}  # what else the status says
         self.found: list[Any] = []  # figures for the page, besides those of the method
         self.main = rank() == 0
 
@@ -81,11 +82,12 @@ class Fit:
         if self.a["generated"] is None:
             return self.train
         from counterpoint.data import InflatedDataset
-        from counterpoint.experiments.inflating import inflate, pictures
+        from counterpoint.experiments.inflating import inflate, pictures, summary
 
         self.shown, order = inflate(self.shown, self.splits, self.train, self.folder, self.a, self.notes.append)
         if isinstance(self.shown, InflatedDataset):
             self.found += pictures(self.shown)
+            self.told["inflation"] = summary(self.shown)
         return order
 
     def _method(self) -> Method:
@@ -226,6 +228,7 @@ class Fit:
             skipped=self.dataset.skipped,
             notes=self.notes,
             precision=self.precision,
+            **self.told,
         )
         if self.a["report"]:
             from counterpoint.experiments.reports import write_run_report

@@ -47,7 +47,8 @@ class Generation:
         write_json(self.folder / "environment.json", environment())
         started = time.monotonic()
         try:
-            settings = {"labels_per_class": None, **self.a, "method": "untrained"}
+            # the encoder only looks at what was drawn, and says nothing of the form of the data
+            settings = {"labels_per_class": None, **self.a, "method": "untrained", "encoder": "auto"}
             self.dataset, self.splits, *_ = load_data(self.data, settings)
             self.splits.save(self.folder / "splits.npz")
             self.model = self._train()

@@ -47,8 +47,8 @@ def inflate(
         ValueError: generated items that do not fit the real ones, or parameters that the generator does not have.
     """
     kind = get(a["method"])
-    if kind.labelled_only or not kind.learns:
-        note("the generated items have no labels, and this method does not use them")
+    if kind.labelled_only or kind.needs_target or not kind.learns:
+        note("the generated items have neither labels nor targets, and this method does not use them")
         return shown, train
     source = a["generated"]
     wanted = _wanted(source)
@@ -56,13 +56,15 @@ def inflate(
         source = _make(shown, splits, len(train), folder / "generated", *wanted, a)
     generated = open_generated(source, shown, max_corrupt=a["max_corrupt"])
     whole = InflatedDataset(shown, generated, a["real_repeats"], train)
-    note(
-        f"trained on {len(train):,} real items, each {whole.real_repeats} times an epoch, and on {len(generated):,} "
-        f"generated ones: {whole.beta:.0%} of what was drawn is real"
-    )
     if isinstance(source, str | os.PathLike) and wanted is None:
         _warn_of_leaks(Path(source), shown, splits, note)
     return whole, whole.order
+
+
+def summary(whole: InflatedDataset) -> dict[str, Any]:
+    """What of the data is real, for the run's status."""
+    counts = {"real": len(whole.train), "generated": whole.n_generated, "real_repeats": whole.real_repeats}
+    return {**counts, "beta": whole.beta}
 
 
 def pictures(whole: InflatedDataset) -> list[Pictures]:
@@ -72,7 +74,10 @@ def pictures(whole: InflatedDataset) -> list[Pictures]:
     some = np.flatnonzero(whole.is_generated)[:_SHOWN]
     shown = np.stack([whole.thumbnail(i) for i in some])
     columns = min(_ACROSS, len(shown))
-    text = f"The first of {whole.n_generated:,} generated images that were trained on, as they were read."
+    text = (
+        f"The first of {whole.n_generated:,} generated images, as they were read. An epoch draws each of them once and "
+        f"each of {len(whole.train):,} real ones {whole.real_repeats} times: {whole.beta:.0%} of what is drawn is real."
+    )
     rows = shown[: len(shown) // columns * columns].reshape(-1, columns, *shown.shape[1:])
     return [Pictures("Generated images", text, rows)]
 
