@@ -214,7 +214,8 @@ def test_the_command(start, tmp_path, capsys, monkeypatch):
     assert main(["finetune", "simclr", *words.split(), "--evaluate", "false", "--report", "false"]) == 0
     folder = "runs/digits-finetune_ce-from-simclr-seed0"
     assert f"{folder}: finished" in capsys.readouterr().out
-    assert Run(folder).config["encoder"] == "./simclr"
+    config = Run(folder).config
+    assert (config["encoder"], config["limit"], config["splits"]) == ("./simclr", 400, "simclr/splits.npz")
     assert main(["classify", "digits", folder, "--out", str(tmp_path / "p.csv"), "--limit", "5"]) == 0
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 6
     assert main(["classify", "digits", "simclr", "--out", str(tmp_path / "q.csv")]) == 1

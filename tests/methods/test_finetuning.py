@@ -216,13 +216,13 @@ def accuracy(run):
 @pytest.mark.parametrize("name", ["core_tuning", "finetune_ce", "finetune_supcon", "linear_probe"])
 def test_learns_from_real_images(name, pretrained, tmp_path):
     """Ten labels a class on a pre-trained encoder: better than the same from scratch, and far better than chance."""
-    run = cp.finetune(str(pretrained.folder), method=name, out=str(tmp_path / name), epochs=40, lr=3e-3, **FEW)
+    run = cp.finetune(str(pretrained.folder), method=name, out=str(tmp_path / name), epochs=40, **FEW)
     losses = [row["loss"] for row in run.metrics]
     assert losses[-1] < losses[0]
     assert accuracy(run) > (0.5 if name == "linear_probe" else 0.75)  # chance is 0.1
     if name == "core_tuning":
         scratch = cp.fit(
-            "digits", "finetune_ce", out=str(tmp_path / "scratch"), epochs=40, lr=3e-3,
+            "digits", "finetune_ce", out=str(tmp_path / "scratch"), epochs=40,
             encoder=str(pretrained.folder), encoder_options={"pretrained": False}, **FEW,
         )  # fmt: skip
         assert accuracy(run) > accuracy(scratch) + 0.02
