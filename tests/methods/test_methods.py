@@ -225,9 +225,9 @@ def test_number_of_views(name, count):
     method = make(kind, "views")
     method.log = lambda *_, **__: None
     batch = {"views": [torch.rand(8, *IMAGE) for _ in range(count)], "label": torch.arange(8) % 2}
-    batch["index"] = torch.arange(8)
+    batch["index"], batch["target"] = torch.arange(8), torch.arange(8.0) % 2
     if kind.n_views is None:
-        enough = count > 1 or kind.needs_labels or kind.auto_views == "identity"
+        enough = count > 1 or kind.needs_labels or kind.needs_target or kind.auto_views == "identity"
         with contextlib.nullcontext() if enough else pytest.raises(ValueError, match=r"^\w+: "):
             assert torch.isfinite(method.training_step(batch, 0))
     else:

@@ -36,16 +36,17 @@ def fit(method, out, **settings):
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
-    return fit("untrained", tmp_path_factory.mktemp("untrained"), metrics=["mae", "spearman"]).scores
+    return fit("untrained", tmp_path_factory.mktemp("untrained"), metrics=["mae", "knn_mae", "spearman"]).scores
 
 
 @pytest.mark.paper(27, "trains")
 @pytest.mark.parametrize("method", ["supremix", "supcon_regression", "l1_regression"])
 def test_learns_from_real_images(method, untrained, tmp_path):
-    run = fit(method, tmp_path / "run", metrics=["mae", "spearman"])
+    run = fit(method, tmp_path / "run", metrics=["mae", "knn_mae", "spearman"])
     losses = [row["loss"] for row in run.metrics]
     assert losses[-1] < losses[0]
-    assert run.scores["mae"] < 0.8 * untrained["mae"]
+    assert run.scores["mae"] < 0.96 * untrained["mae"], "random convolutions and a regression do well on digits"
+    assert run.scores["knn_mae"] < 0.8 * untrained["knn_mae"]
     assert run.scores["spearman"] > untrained["spearman"] + 0.05
     if method == "supremix":
         (figure,) = run.findings
@@ -96,7 +97,8 @@ def test_supcon_of_equal_targets_and_of_bins():
 def test_errors_of_the_output(error):
     method = make(L1Regression, error=error)
     views = pair()
-    wrong = torch.cat([method.output(method.encoder(view))[:, 0] - TARGETS for view in views])
+    together = torch.cat(list(method.embed_together(views)))
+    wrong = method.output(together)[:, 0] - TARGETS.repeat(2)
     expected = wrong.abs().mean() if error == "l1" else wrong.square().mean()
     torch.testing.assert_close(method.loss(views, {"target": TARGETS}), expected)
     with pytest.raises(ValueError, match=r"^error: expected"):
