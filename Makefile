@@ -27,7 +27,7 @@ claims: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	for bench in views fit; do $(BIN)/python benchmarks/$$bench.py $(if $(DATA),--data $(DATA)); done
-	for bench in neighbours pairwise tiles startup; do $(BIN)/python benchmarks/$$bench.py; done
+	for bench in neighbours pairwise tiles hard_negatives startup; do $(BIN)/python benchmarks/$$bench.py; done
 
 # record which papers have passing tests, for `counterpoint papers`
 evidence: $(VENV)/.installed-test

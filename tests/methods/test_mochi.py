@@ -153,5 +153,5 @@ def test_watching_is_bounded_and_changes_nothing():
     torch.testing.assert_close(method.loss(pair(), {}), expected, rtol=0, atol=0)
     assert method.watched["after"].first.sum() <= method.watched["before"].first.sum()
     method.watch(torch.randn(300, 4), torch.randn(300, 4), torch.randn(40_000, 4))
-    assert len(method.watched["before"].positive) == 13  # 2 ** 19 scores
+    assert len(method.watched["before"].positive) == 6  # 2 ** 18 scores
     assert torch.isfinite(method.watched["before"].exp_negative).all()

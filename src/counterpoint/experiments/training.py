@@ -338,7 +338,7 @@ class ScoreCurves(Callback):
         self.every = 1
         while trainer.estimated_stepping_batches > self.every * _CURVE_POINTS:
             self.every *= 2
-        kept = read_arrays(self.path)
+        kept = read_arrays(self.path) if trainer.is_global_zero else {}
         rows = [dict(zip(kept, map(float, row), strict=True)) for row in zip(*kept.values(), strict=True)]
         self.rows = [row for row in rows if row["step"] < trainer.global_step]
         self.module, self.hook = module, module.projector.register_forward_hook(self._see)

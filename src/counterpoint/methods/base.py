@@ -21,7 +21,7 @@ from counterpoint.objectives.statistics import ScoreStatistics, score_statistics
 
 Views = Callable[[Tensor], Sequence[Tensor]]
 # of a step: enough for its statistics, too few to cost a fiftieth of it
-_WATCHED_ANCHORS, _WATCHED_ITEMS, _WATCHED_SCORES = 64, 512, 2**19
+_WATCHED_ANCHORS, _WATCHED_ITEMS, _WATCHED_SCORES = 64, 512, 2**18
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Method(lightning.LightningModule):
 
         A method whose negatives are not the other items of the batch calls this in its loss, before it changes
         anything, and again with ``stage="after"`` if it changes features or adds negatives: the same pairs as its loss
-        sees them. Up to 64 anchors and 2^19 scores are looked at.
+        sees them. Up to 64 anchors and 2^18 scores are looked at.
 
         Args:
             queries: (B, D).
@@ -200,8 +200,13 @@ class Method(lightning.LightningModule):
         some = max(1, min(len(queries), _WATCHED_ANCHORS, _WATCHED_SCORES // len(negatives)))
         with torch.autocast(queries.device.type, enabled=False):
             q, k, n = (x.detach().float() for x in (queries[:some], keys[:some], negatives))
-            q, k, n = (normalize(x) if unit else x for x in (q, k, n))
-            scores = q @ n.T if own is None else torch.cat([q @ n.T, own[:some].detach().float()], 1)
+            if unit:
+                q, k = normalize(q), normalize(k)
+            scores = q @ n.T
+            if unit:
+                scores /= torch.linalg.vector_norm(n, dim=1).clamp(min=torch.finfo(n.dtype).tiny)
+            if own is not None:
+                scores = torch.cat([scores, own[:some].detach().float()], 1)
             self.watched[stage] = score_statistics((q * k).sum(1), scores, self._temperature())
 
     @torch.no_grad()
