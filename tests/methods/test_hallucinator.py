@@ -161,6 +161,18 @@ def test_a_key_takes_one_place_in_the_queue():
     assert not torch.isclose(method.queue()[:8], past[:8]).any()
 
 
+def test_the_watched_scores_after_are_those_of_hallucinated_queries():
+    method = make(HallucinatorMoCo, queue_size=20, dim=4)
+    method.watching, seen = True, []
+    generator = method.generator.forward
+    method.generator.forward = lambda x, k, ratio=None: seen.append((generator(x, k, ratio), k)) or seen[0][0]
+    method.loss(pair(), {})
+    ((both, keys),) = seen
+    for stage, queries in zip(("before", "after"), both.chunk(2), strict=True):
+        expected = nn.functional.cosine_similarity(queries, keys).mean().item()
+        assert method.watched[stage].positive.mean().item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_moco_version_1_has_a_linear_head():
     for kind in (MoCo, HallucinatorMoCo):
         linear = make(kind, head="linear", dim=4).projector

@@ -211,7 +211,8 @@ def test_learns_from_real_images(name, untrained, tmp_path):
     assert run.evaluation.scores["probe_5"] > untrained + 0.05
     alike, width = run.findings
     assert alike.rows == [str(digit) for digit in range(10)]
-    np.testing.assert_allclose(np.diag(alike.values), 1, atol=1e-5)
+    assert np.isnan(np.diag(alike.values)).all()
+    assert np.nanmax(alike.values) < 1
     assert 0 < width.values.min() < width.values.max() < 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -80,6 +81,7 @@ class Gated(Method):
             return ()
         names = list(dataset.classes or map(str, range(self.gate.classes)))[: min(SHOWN, self.gate.classes)]
         width, alike = (values.cpu().numpy() for values in self.relations(len(names)))
+        np.fill_diagonal(alike, np.nan)  # 1 by definition, and would take the shades from the others
         note = f" The first {SHOWN} of {self.gate.classes} classes." if self.gate.classes > len(names) else ""
         return [
             Heatmap(

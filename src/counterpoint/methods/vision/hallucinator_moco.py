@@ -54,4 +54,7 @@ class HallucinatorMoCo(Hallucinating, MoCo):
     def contrast(self, queries: Tensor, keys: Tensor, batch: dict[str, Any]) -> Tensor:
         bank = self.queue()
         self.watch(queries, keys, bank)
-        return self.objective(self.doubled(queries, keys), keys.repeat(2, 1), bank)
+        both = self.doubled(queries, keys)
+        if self.generator is not None:
+            self.watch(both[len(keys) :], keys, bank, stage="after")
+        return self.objective(both, keys.repeat(2, 1), bank)
