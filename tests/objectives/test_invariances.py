@@ -475,10 +475,12 @@ def test_a_zero_row_has_a_gradient_of_ordinary_size():
     assert z1.grad.abs().max() < 10
 
 
+QUADRATIC = {"SupReMix"}  # by definition: mixtures of every anchor with all others, and more unless they are bounded
+
 MEMORY = """
 import torch
 from counterpoint.pairwise import partition
-from tests.objectives.test_invariances import CASES
+from tests.objectives.test_invariances import CASES, QUADRATIC
 torch.set_num_threads(1)
 partition._KEPT_BYTES = 0  # what else is kept has a fixed size; this is about what grows
 def peak():
@@ -487,6 +489,8 @@ def run(case, items):
     z = torch.randn(2, items, 32, requires_grad=True)
     case(z[0], z[1], torch.arange(items) % 100).backward()
 for name, case in CASES.items():
+    if name in QUADRATIC:
+        continue
     run(case, 400)
     open("/proc/self/clear_refs", "w").write("5")  # the peak starts again from here
     before = peak()
@@ -501,7 +505,7 @@ def test_no_objective_makes_a_matrix_of_all_pairs():
         [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     used = {name: int(mib) for mib, name in (line.split(" ", 1) for line in done.stdout.splitlines())}
-    assert used.keys() == CASES.keys()
+    assert used.keys() == CASES.keys() - QUADRATIC
     assert {name: mib for name, mib in used.items() if mib > 128} == {}
 
 
