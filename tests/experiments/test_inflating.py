@@ -109,10 +109,9 @@ def test_a_method_that_needs_every_label_leaves_them_alone(tmp_path):
     assert any("this method does not use them" in note for note in run.status["notes"])
 
 
-def test_a_method_that_needs_a_target_leaves_them_alone(tmp_path):
-    run = cp.fit("digits", "l1_regression", target="label", out=str(tmp_path / "run"), generated=FAKE, **BARE)
-    assert any("this method does not use them" in note for note in run.status["notes"])
-    assert "inflation" not in run.status
+def test_a_method_that_needs_a_target_refuses_them(tmp_path):
+    with pytest.raises(ValueError, match=r"^generated: generated items have no target"):
+        cp.fit("digits", "l1_regression", target="label", out=str(tmp_path / "run"), generated=FAKE, **BARE)
 
 
 def test_hidden_labels_stay_hidden(tmp_path):

@@ -47,8 +47,8 @@ def inflate(
         ValueError: generated items that do not fit the real ones, or parameters that the generator does not have.
     """
     kind = get(a["method"])
-    if kind.labelled_only or kind.needs_target or not kind.learns:
-        note("the generated items have neither labels nor targets, and this method does not use them")
+    if kind.labelled_only or not kind.learns:
+        note("the generated items have no labels, and this method does not use them")
         return shown, train
     source = a["generated"]
     wanted = _wanted(source)
