@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from counterpoint.data import Dataset
     from counterpoint.evaluation import Evaluation
 
-_LOADING = ("labels", "image", "features", "image_size", "download", "limit", "max_corrupt")
+_LOADING = ("labels", "target", "image", "features", "image_size", "download", "limit", "max_corrupt")
 
 
 @dataclass(frozen=True)
