@@ -58,6 +58,10 @@ def refusal(kind: type[nn.Module]) -> str | None:
         return "it acts on scores of prototypes, not on pairs of embeddings"
     if tuple(names[:2]) not in _LAYOUTS and names[:1] != ["z"]:
         return f"it is called with {', '.join(names)}, which are not embeddings of views"
+    after = list(inspect.signature(kind.forward).parameters.values())[2:] if names[:1] == ["z"] else []
+    more = [p.name for p in after if p.default is p.empty and p.name != "index"]
+    if more:
+        return f"it is called with {', '.join(more)} too, which views alone do not have"
     given = inspect.signature(kind).parameters.items()
     needed = [name for name, p in given if p.default is p.empty and p.kind is not p.VAR_KEYWORD and name != "items"]
     if needed:
