@@ -20,6 +20,7 @@ These families share this floor:
   - the more weight, the less probable a positive still is: :class:`FocalSupCon`, and with a classifier
     :class:`CoreTuning`;
   - a target that is a number, with hard pairs mixed from the embeddings: :class:`SupReMix`;
+  - positives that are graded: :func:`soft_target_contrastive`;
   - a temperature for each pair: :class:`AMCL`, :class:`AMCLSimSiam`, :class:`AMCLBarlow`.
 * **Ranking**: :class:`GroCo` sorts positives above negatives by a :class:`DifferentiableSort`.
 * **Generative**, on the code and the decoder of an auto-encoder: :class:`MIM`, :class:`ContrastiveMIM` with its
@@ -58,6 +59,12 @@ from counterpoint.objectives.mim import ELBO, MIM, ContrastiveMIM, ContrastiveMI
 from counterpoint.objectives.multiview import MVDHEL, AverageOfOthers, MVInfoNCE, PairwiseAverage, PolyView
 from counterpoint.objectives.ntxent import NTXent
 from counterpoint.objectives.predictive import NegativeCosine
+from counterpoint.objectives.soft_targets import (
+    soft_target_contrastive,
+    soft_target_terms,
+    softmax_means,
+    target_means,
+)
 from counterpoint.objectives.sogclr import BimodalISogCLR, BimodalSogCLR, ISogCLR, SogCLR, dro_temperature
 from counterpoint.objectives.sorting import DifferentiableSort
 from counterpoint.objectives.spectral import SpectralContrastive
@@ -119,4 +126,8 @@ __all__ = [
     "penalty_entropy",
     "relative_penalty",
     "score_statistics",
+    "soft_target_contrastive",
+    "soft_target_terms",
+    "softmax_means",
+    "target_means",
 ]
