@@ -9,14 +9,13 @@ Uniformity on the Hypersphere". Too much spreading tears classes apart, which :f
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from counterpoint.evaluation.embeddings import unit
+from counterpoint.pairwise import log_mean_kernel, matched_distances
 
 
 def alignment(x: Tensor, y: Tensor, *, alpha: float = 2) -> Tensor:
@@ -38,26 +37,21 @@ def alignment(x: Tensor, y: Tensor, *, alpha: float = 2) -> Tensor:
         raise ValueError(f"x, y: expected two views of the same shape, got {tuple(x.shape)} and {tuple(y.shape)}.")
     if not alpha > 0:
         raise ValueError(f"alpha: expected a positive number, got {alpha}.")
-    squared = (unit(x) - unit(y)).square().sum(dim=1)
-    if alpha == 2:
-        return squared.mean()
-    # the root's slope is infinite at 0, where equal views lie: their gradient is 0
-    apart = squared > 0
-    return torch.where(apart, torch.where(apart, squared, 1).pow(alpha / 2), 0).mean()
+    return matched_distances(unit(x), unit(y), alpha=alpha).mean()
 
 
-def uniformity(x: Tensor, *, t: float = 2, limit: int = 20_000, seed: int = 0, block: int = 1024) -> Tensor:
+def uniformity(x: Tensor, *, t: float = 2, limit: int = 20_000, seed: int = 0, block: int | None = None) -> Tensor:
     """How evenly items cover the sphere: ``log mean exp(-t |x_i - x_j|^2)`` over pairs i < j. Lower is more even.
 
-    Exact over all pairs, a block of rows at a time; blocks are recomputed in the backward pass, so that memory grows
-    with N and not with its square.
+    Exact over all pairs, a tile at a time; tiles are recomputed in the backward pass, so that memory grows with N and
+    not with its square.
 
     Args:
         x: (N, D), normalised inside.
         t: sharpness of the kernel; 2 as in the paper.
         limit: above so many rows, as many are drawn without replacement: 2e8 pairs fix the mean to four digits.
         seed: of that draw; unused up to ``limit`` rows.
-        block: rows at a time.
+        block: rows and columns of a tile; by default by shape.
 
     Returns:
         Scalar of the dtype of ``x``, differentiable; between ``-4 t`` and 0 (all rows equal).
@@ -70,25 +64,7 @@ def uniformity(x: Tensor, *, t: float = 2, limit: int = 20_000, seed: int = 0, b
         raise ValueError(f"t: expected a positive number, got {t}.")
     if len(x) > limit:
         x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:limit].to(x.device)]
-    x = unit(x)
-    starts = range(0, len(x), block)
-    if x.requires_grad and len(starts) > 1:
-        sums = [checkpoint(_kernel_sum, x, start, block, t, use_reentrant=False) for start in starts]
-    else:
-        sums = [_kernel_sum(x, start, block, t) for start in starts]
-    pairs = len(x) * (len(x) - 1) / 2
-    return torch.stack(sums).logsumexp(dim=0) - math.log(pairs)
-
-
-def _kernel_sum(x: Tensor, start: int, block: int, t: float) -> Tensor:
-    """Log of the sum of the Gaussian kernel over pairs (i, j), i in the block that begins at ``start`` and j > i."""
-    rows, others = x[start : start + block], x[start:]
-    squares = others.square().sum(dim=1)
-    squared = squares[: len(rows), None] + squares - 2 * rows @ others.T
-    seen = torch.ones_like(squared, dtype=torch.bool).tril()
-    logs = (-t * squared.clamp(min=0)).masked_fill(seen, -torch.inf).flatten()
-    # the last block may hold one row and no pair: its sum is 0, of which the log has no gradient
-    return logs.logsumexp(dim=0) if len(others) > 1 else torch.full_like(squares[0], -torch.inf)
+    return log_mean_kernel(unit(x), t=t, tile=block).to(x.dtype)
 
 
 def tolerance(x: Tensor, labels: Tensor, *, over: str = "same_class") -> Tensor:

@@ -12,6 +12,7 @@ same rows, only half of the tiles is computed.
 
 What is no softmax - hinges, sigmoids, thresholds, weighted means - is a sum over pairs of some function of their score:
 :func:`pair_sum` walks over the same tiles with any function. :func:`nearest` finds each query's highest scores.
+:func:`log_mean_kernel`, how evenly rows are spread, is a log partition again; :func:`matched_distances` goes with it.
 
 Which pairs count is given by group numbers instead of a mask: ``exclude`` leaves out every pair whose two groups are
 equal - "all but myself" with ``arange``, "all but my class" with labels, "all but my own views" with item numbers.
@@ -27,6 +28,7 @@ from counterpoint.pairwise.assignment import sinkhorn
 from counterpoint.pairwise.batchnorm import synchronize_batchnorm
 from counterpoint.pairwise.chunks import embed_in_chunks
 from counterpoint.pairwise.distributed import gather, gather_labels
+from counterpoint.pairwise.kernels import log_mean_kernel, matched_distances
 from counterpoint.pairwise.partition import log_partition, log_partitions
 from counterpoint.pairwise.ranking import nearest
 from counterpoint.pairwise.reduction import pair_sum
@@ -35,8 +37,10 @@ __all__ = [
     "embed_in_chunks",
     "gather",
     "gather_labels",
+    "log_mean_kernel",
     "log_partition",
     "log_partitions",
+    "matched_distances",
     "nearest",
     "pair_sum",
     "sinkhorn",
