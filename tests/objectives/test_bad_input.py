@@ -4,9 +4,13 @@ import pytest
 import torch
 
 from counterpoint.objectives import (
+    AlignmentLoss,
     ArbitraryPairs,
     BarlowTwins,
+    CLIPUniformAlignLoss,
     ContrastiveMIMTerm,
+    CrossUniformityLoss,
+    CWCLLoss,
     GroupInfoNCE,
     GroupNTXent,
     HallucinatedNTXent,
@@ -14,6 +18,7 @@ from counterpoint.objectives import (
     NegativeCosine,
     NTXent,
     SupCon,
+    UniformityLoss,
     VICReg,
 )
 
@@ -25,6 +30,11 @@ OBJECTIVES = {
     "HallucinatedNTXent": (HallucinatedNTXent, ("x", "h", "k")),
     "GroupNTXent": (GroupNTXent, ("z1", "z2")),
     "GroupInfoNCE": (GroupInfoNCE, ("x", "y")),
+    "AlignmentLoss": (AlignmentLoss, ("x", "y")),
+    "UniformityLoss": (UniformityLoss, ("x",)),
+    "CrossUniformityLoss": (CrossUniformityLoss, ("x", "y")),
+    "CLIPUniformAlignLoss": (CLIPUniformAlignLoss, ("image", "text")),
+    "CWCLLoss": (CWCLLoss, ("frozen", "trained")),
     "NegativeCosine": (NegativeCosine, ("predictions", "targets")),
     "BarlowTwins": (BarlowTwins, ("z1", "z2")),
     "VICReg": (VICReg, ("z1", "z2")),
@@ -95,7 +105,15 @@ def test_shapes_that_differ(kind, name, names, shape):
 @pytest.mark.parametrize(("kind", "names"), OBJECTIVES.values(), ids=OBJECTIVES)
 def test_one_item(kind, names):
     given = {name: torch.randn(1, 3) for name in names}
-    if kind in (ArbitraryPairs, ContrastiveMIMTerm, HallucinatedNTXent, InfoNCE, NegativeCosine):
+    if kind in (
+        AlignmentLoss,
+        ArbitraryPairs,
+        ContrastiveMIMTerm,
+        CWCLLoss,
+        HallucinatedNTXent,
+        InfoNCE,
+        NegativeCosine,
+    ):
         kind()(**given)  # one item is all they need
     else:
         with pytest.raises(ValueError, match=f"^{names[0]}: expected at least 2 "):
@@ -103,7 +121,19 @@ def test_one_item(kind, names):
 
 
 @pytest.mark.parametrize(
-    "kind", [NTXent, SupCon, InfoNCE, HallucinatedNTXent, ArbitraryPairs, GroupNTXent, GroupInfoNCE, ContrastiveMIMTerm]
+    "kind",
+    [
+        NTXent,
+        SupCon,
+        InfoNCE,
+        HallucinatedNTXent,
+        ArbitraryPairs,
+        GroupNTXent,
+        GroupInfoNCE,
+        ContrastiveMIMTerm,
+        CWCLLoss,
+        CLIPUniformAlignLoss,
+    ],
 )
 @pytest.mark.parametrize("temperature", [0, -0.1, float("nan"), float("inf")])
 def test_temperature(kind, temperature):
@@ -116,6 +146,7 @@ def test_temperature(kind, temperature):
     [
         *((kind, "reduction", "avg") for kind in (NTXent, SupCon, InfoNCE, NegativeCosine, GroupNTXent, GroupInfoNCE)),
         *((kind, "reduction", "avg") for kind in (ArbitraryPairs, HallucinatedNTXent, ContrastiveMIMTerm)),
+        *((kind, "reduction", "avg") for kind in (AlignmentLoss, CWCLLoss)),
         (SupCon, "base_temperature", 0.0),
         (SupCon, "base_temperature", -1.0),
         (SupCon, "anchors", "second"),

@@ -20,7 +20,9 @@ These families share this floor:
   - the more weight, the less probable a positive still is: :class:`FocalSupCon`, and with a classifier
     :class:`CoreTuning`;
   - a target that is a number, with hard pairs mixed from the embeddings: :class:`SupReMix`;
-  - positives that are graded: :func:`soft_target_contrastive`;
+  - positives graded by a frozen modality: :class:`CWCLLoss`; graded in any other way: :func:`soft_target_contrastive`;
+  - between two modalities, with the terms that close their gap: :class:`CLIPUniformAlignLoss`, whose parts are
+    :class:`AlignmentLoss`, :class:`UniformityLoss` and :class:`CrossUniformityLoss`;
   - a temperature for each pair: :class:`AMCL`, :class:`AMCLSimSiam`, :class:`AMCLBarlow`.
 * **Ranking**: :class:`GroCo` sorts positives above negatives by a :class:`DifferentiableSort`.
 * **Generative**, on the code and the decoder of an auto-encoder: :class:`MIM`, :class:`ContrastiveMIM` with its
@@ -43,7 +45,9 @@ from counterpoint.objectives.arbitrary import ArbitraryPairs
 from counterpoint.objectives.barlow import BarlowTwins
 from counterpoint.objectives.cacr import CACR, CACRMoCoV3, CACRQueue
 from counterpoint.objectives.core_tuning import CoreTuning, FocalSupCon
+from counterpoint.objectives.cwcl import CWCLLoss, affine_cosine
 from counterpoint.objectives.dcl import DCL, DCLW, npc_multiplier
+from counterpoint.objectives.gap import AlignmentLoss, CLIPUniformAlignLoss, CrossUniformityLoss, UniformityLoss
 from counterpoint.objectives.groco import GroCo
 from counterpoint.objectives.groups import GroupInfoNCE, GroupNTXent
 from counterpoint.objectives.hallucination import HallucinatedNTXent
@@ -84,6 +88,7 @@ __all__ = [
     "MVDHEL",
     "AMCLBarlow",
     "AMCLSimSiam",
+    "AlignmentLoss",
     "ArbitraryPairs",
     "AverageOfOthers",
     "BarlowTwins",
@@ -92,9 +97,12 @@ __all__ = [
     "BimodalSogCLR",
     "CACRMoCoV3",
     "CACRQueue",
+    "CLIPUniformAlignLoss",
+    "CWCLLoss",
     "ContrastiveMIM",
     "ContrastiveMIMTerm",
     "CoreTuning",
+    "CrossUniformityLoss",
     "DifferentiableSort",
     "FocalSupCon",
     "GaussianLikelihood",
@@ -119,7 +127,9 @@ __all__ = [
     "SupReMix",
     "SwAV",
     "TokenLikelihood",
+    "UniformityLoss",
     "VICReg",
+    "affine_cosine",
     "dro_temperature",
     "log_normal",
     "npc_multiplier",
