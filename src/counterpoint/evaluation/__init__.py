@@ -7,7 +7,8 @@ Ways to look at embeddings: by their neighbours (:mod:`~counterpoint.evaluation.
 probes (:mod:`~counterpoint.evaluation.probes`), by the clusters they form
 (:mod:`~counterpoint.evaluation.clustering`), where the target is a number by regressions
 (:mod:`~counterpoint.evaluation.regression`) and, with no labels at all, by their geometry
-(:mod:`~counterpoint.evaluation.geometry`). :func:`evaluate` does all of it;
+(:mod:`~counterpoint.evaluation.geometry`). :func:`evaluate` does all of it; :func:`modality_gap` says how far apart two
+modalities lie;
 :mod:`~counterpoint.evaluation.significance` says which differences between methods are more than luck.
 """
 
@@ -29,6 +30,7 @@ from counterpoint.evaluation.feature_weights import (
     optimum,
     population_loss,
 )
+from counterpoint.evaluation.gap import ModalityGap, linear_separability, modality_gap
 from counterpoint.evaluation.generated import frechet, nearest
 from counterpoint.evaluation.geometry import (
     Collapse,
@@ -54,6 +56,7 @@ __all__ = [
     "Difference",
     "Embeddings",
     "Evaluation",
+    "ModalityGap",
     "Probe",
     "Row",
     "alignment",
@@ -78,6 +81,8 @@ __all__ = [
     "known_metrics",
     "leaderboard",
     "linear_probe",
+    "linear_separability",
+    "modality_gap",
     "nearest",
     "optimum",
     "order_agreement",
