@@ -5,9 +5,9 @@ folder of two files (``config.json``, ``model.safetensors``) that :func:`load` o
 A :class:`Classifier` is one with a linear classifier on it.
 Backbones by name: ``convnet`` (small images, quick on a processor), ``mlp`` (vectors), or any model of timm.
 Around it: :func:`mlp_head` for projection and prediction heads, :func:`make_head` for others by name, :class:`EMA` for
-a momentum teacher, :class:`PairGate` for the coordinates that two classes share, :func:`ensemble` for several encoders
-as one. For auto-encoders, decoders of vectors, images and sentences on a :class:`GaussianLatent`, and
-:func:`informative_embedding`, what a decoder knows just before its output.
+a momentum teacher, :class:`PairGate` for the coordinates that two classes share, :func:`gap_map` for where two towers
+start, :func:`ensemble` for several encoders as one. For auto-encoders, decoders of vectors, images and sentences on a
+:class:`GaussianLatent`, and :func:`informative_embedding`, what a decoder knows just before its output.
 """
 
 from counterpoint.encoders.backbones import MLP, ConvNet
@@ -23,6 +23,7 @@ from counterpoint.encoders.decoders import (
 from counterpoint.encoders.ema import EMA
 from counterpoint.encoders.encoder import Encoder, build, load
 from counterpoint.encoders.ensemble import StageEnsemble, ensemble, integrate
+from counterpoint.encoders.gap_map import gap_map, turn
 from counterpoint.encoders.gates import PairGate
 from counterpoint.encoders.heads import ReweightingHead, SymmetricReLU, identity_head, make_head, mlp_head
 from counterpoint.encoders.informative import InformativeEncoder, informative_embedding
@@ -51,6 +52,7 @@ __all__ = [
     "VectorDecoder",
     "build",
     "ensemble",
+    "gap_map",
     "identity_head",
     "informative_embedding",
     "integrate",
@@ -59,4 +61,5 @@ __all__ = [
     "make_head",
     "mlp_head",
     "save_classifier",
+    "turn",
 ]
