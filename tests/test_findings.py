@@ -8,19 +8,21 @@ import pytest
 import counterpoint as cp
 from counterpoint import findings
 from counterpoint.experiments.run import Run
-from counterpoint.findings import Curves, Heatmap, Pictures
+from counterpoint.findings import Curves, Heatmap, Pictures, Scatter
 from counterpoint.methods.vision.simclr import SimCLR
 from counterpoint.web import RunData, run_page
 from counterpoint.web.discoveries import discoveries, heatmap, lines
+from counterpoint.web.scatter import groups
 
 MAP = Heatmap("Classes", "Dark is alike.", np.array([[1.0, 0.25], [np.nan, -2.0]]), ["cat", "<dog>"])
 PAIRS = Pictures("Items", "Left in, right out.", np.zeros((3, 2, 8, 8, 1), np.uint8), ["input", "output"])
 SCORES = Curves("Scores", "Over training.", np.arange(5), {"a": np.arange(5) / 4, "b": [0, 1, np.nan, 1, 0]})
+POINTS = Scatter("Map", "Lines join pairs.", {"image": [[0, 0], [1, 2], [np.nan, 0]], "<text>": [[3, 1], [4, 1]]}, 2)
 
 
 def test_they_come_back_as_they_were(tmp_path):
-    findings.save(tmp_path, [MAP, PAIRS, SCORES])
-    first, second, third = findings.load(tmp_path)
+    findings.save(tmp_path, [MAP, PAIRS, SCORES, POINTS])
+    first, second, third, fourth = findings.load(tmp_path)
     np.testing.assert_array_equal(first.values, MAP.values)
     assert (first.rows, first.columns, first.title) == (["cat", "<dog>"], ["cat", "<dog>"], "Classes")
     np.testing.assert_array_equal(second.images, PAIRS.images)
@@ -28,6 +30,9 @@ def test_they_come_back_as_they_were(tmp_path):
     assert list(third.series) == ["a", "b"]
     np.testing.assert_array_equal(third.series["b"], [0, 1, np.nan, 1, 0])
     assert (third.x_label, third.y_label) == ("step", "value")
+    assert list(fourth.groups) == ["image", "<text>"]
+    np.testing.assert_array_equal(fourth.groups["image"], [[0, 0], [1, 2], [np.nan, 0]])
+    assert fourth.joined == 2
 
 
 def test_none_leave_no_file_and_remove_an_older_one(tmp_path):
@@ -54,6 +59,10 @@ def test_a_damaged_file_is_named(tmp_path):
         (lambda: Pictures("t", "", PAIRS.images, ["one"]), "columns"),
         (lambda: Curves("t", "", [0, 1], {"a": [1, 2, 3]}), "series"),
         (lambda: Curves("t", "", [0, 1]), "series"),
+        (lambda: Scatter("t", ""), "groups"),
+        (lambda: Scatter("t", "", {"a": [[0, 1, 2]]}), "groups"),
+        (lambda: Scatter("t", "", {"a": [0, 1]}), "groups"),
+        (lambda: Scatter("t", "", POINTS.groups, 3), "joined"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(make, argument):
@@ -62,10 +71,14 @@ def test_what_does_not_fit_together_is_refused(make, argument):
 
 
 def test_each_kind_is_drawn_as_well_formed_markup():
-    for one in (MAP, PAIRS, SCORES):
+    for one in (MAP, PAIRS, SCORES, POINTS):
         root = ET.fromstring(f"<div>{discoveries([one])}</div>")
         assert root.find(".//svg") is not None
         assert one.text in "".join(root.itertext())
+    lines, *dots = ET.fromstring(groups(POINTS.groups, 2, "t")).findall("path")
+    assert lines.get("d").count("L") == 2
+    assert [path.get("d").count("h0") for path in dots] == [2, 2]  # the point with NaN is left out
+    assert ET.fromstring(groups(POINTS.groups, 0, "t")).find("path").get("class") == "dots c0"
     cells = ET.fromstring(heatmap(MAP)).findall("rect")
     assert len(cells) == 3  # the empty one is left out
     assert [float(cell.get("fill-opacity")) for cell in cells] == [1.0, 0.76, 0.04]

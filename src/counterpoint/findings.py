@@ -111,8 +111,38 @@ class Curves:
         _set(self, x=x, series=series)
 
 
-Finding: TypeAlias = Heatmap | Pictures | Curves
-_KINDS: dict[str, type[Finding]] = {kind.kind: kind for kind in (Heatmap, Pictures, Curves)}
+@dataclass(frozen=True)
+class Scatter:
+    """Points of several groups in the plane, such as the two modalities of a space they share.
+
+    Args:
+        title, text: as for :class:`Heatmap`.
+        groups: for each group its name and its points (N, 2); a point with NaN is left out.
+        joined: row i of the first group and row i of each other are joined by a line, for the first so many rows.
+
+    Raises:
+        ValueError: no group, points of another shape, or more to be joined than a group has.
+    """
+
+    kind: ClassVar[str] = "scatter"
+    title: str
+    text: str
+    groups: Mapping[str, np.ndarray] = field(default_factory=dict)
+    joined: int = 0
+
+    def __post_init__(self) -> None:
+        groups = {str(name): _numbers(f"groups: {name}", points, 2) for name, points in self.groups.items()}
+        shapes = {name: points.shape for name, points in groups.items()}
+        if not groups or any(columns != 2 for _, columns in shapes.values()):
+            raise ValueError(f"groups: expected points (N, 2) for each, got {shapes}")
+        if not 0 <= self.joined <= min(rows for rows, _ in shapes.values()):
+            raise ValueError(f"joined: expected 0 to the number of points in the smallest group, got {self.joined}")
+        _set(self, groups=groups)
+
+
+Finding: TypeAlias = Heatmap | Pictures | Curves | Scatter
+_KINDS: dict[str, type[Finding]] = {kind.kind: kind for kind in (Heatmap, Pictures, Curves, Scatter)}
+_LINES = {"curves": "series", "scatter": "groups"}  # a mapping from names to arrays
 _FILE = "findings.npz"
 
 
@@ -162,8 +192,9 @@ def _opened(at: int, words: dict[str, Any], arrays: Mapping[str, np.ndarray]) ->
     kind = _KINDS[words.pop("kind")]
     names = [each.name for each in fields(kind)]
     given: dict[str, Any] = {name: arrays[f"{at}/{name}"] for name in names if f"{at}/{name}" in arrays}
-    if kind is Curves:
-        given["series"] = {name: arrays[f"{at}/series/{n}"] for n, name in enumerate(words.pop("series"))}
+    if kind.kind in _LINES:
+        of = _LINES[kind.kind]
+        given[of] = {name: arrays[f"{at}/{of}/{n}"] for n, name in enumerate(words.pop(of))}
     return kind(**words, **given)
 
 

@@ -1,4 +1,4 @@
-"""What a method found out, drawn: shades, pictures and lines."""
+"""What a method found out, drawn: shades, pictures, lines and points."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from counterpoint.findings import Curves, Finding, Heatmap, Pictures
+from counterpoint.findings import Curves, Finding, Heatmap, Pictures, Scatter
 from counterpoint.web import panels
 from counterpoint.web.axes import LETTER, drawing, text
 from counterpoint.web.figures import Series, short
@@ -14,6 +14,7 @@ from counterpoint.web.grids import tiles
 from counterpoint.web.images import thumbnail
 from counterpoint.web.lines import curves, thinned
 from counterpoint.web.markup import Html, element, number
+from counterpoint.web.scatter import groups
 
 _SIDE = 64  # pixels of a picture
 _WIDE = 440
@@ -27,6 +28,8 @@ def discoveries(findings: Sequence[Finding]) -> Html | None:
 def _draw(finding: Finding) -> Html:
     if isinstance(finding, Heatmap):
         return heatmap(finding)
+    if isinstance(finding, Scatter):
+        return groups(finding.groups, finding.joined, finding.title)
     return pictures(finding) if isinstance(finding, Pictures) else lines(finding)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from counterpoint.web.axes import LETTER, drawing, text
+from counterpoint.web.axes import LETTER, drawing, polyline, text
 from counterpoint.web.content import Array
 from counterpoint.web.figures import COLOURS, short
-from counterpoint.web.markup import Html, coordinate, element
+from counterpoint.web.markup import Html, coordinate, element, join
 
 SHAPES = 2
 POINT_LIMIT = 5000
@@ -62,6 +62,33 @@ def scatter(
     if labels is not None:
         marks += _class_names(places, labels, names, styles)
     return drawing(320, 320, f"{title}: map of {len(xy):,} embeddings", marks, "map")
+
+
+def groups(points: Mapping[str, Array], joined: int, title: str) -> Html:
+    """Points of a few groups on one scale, each named where it lies, with lines between rows that belong together.
+
+    Args:
+        points: for each group its name and (N, 2).
+        joined: so many rows of the first group are joined with those of the others.
+        title: said to those who cannot see it.
+    """
+    names, parts = list(points), [np.asarray(part, float) for part in points.values()]
+    labels = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    xy = np.concatenate(parts)
+    seen = np.isfinite(xy).all(1)
+    places = np.full_like(xy, np.nan)
+    places[seen] = places_of(xy[seen])
+    styles = class_styles(labels)
+    apart = np.split(places, np.flatnonzero(np.diff(labels)) + 1)
+    lines = [polyline([apart[0][at], other[at]]) for other in apart[1:] for at in range(joined)]
+    marks = [element("path", d=join(lines), class_="leader")] if lines else []
+    size = 5.2 if len(xy) <= 600 else 3.8
+    for at in range(len(parts)):
+        dots = Html("".join(f"M{coordinate(x)} {coordinate(y)}h0" for x, y in places[seen & (labels == at)]))
+        marks.append(element("path", d=dots, class_=f"dots {styles[at]}", style=f"stroke-width:{size}"))
+    marks += _class_names(places[seen], labels[seen], dict(enumerate(names)), styles)
+    counted = ", ".join(f"{len(part)} of {name}" for name, part in points.items())
+    return drawing(320, 320, f"{title}: {counted}", marks)
 
 
 def places_of(xy: Array) -> Array:
