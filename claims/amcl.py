@@ -29,7 +29,7 @@ from torch import Tensor
 from counterpoint.evaluation import Evaluation
 from counterpoint.experiments.claims import Claim, Setting
 from counterpoint.experiments.fit import fit
-from counterpoint.experiments.fitting import load_data
+from counterpoint.experiments.preparing import load_data
 from counterpoint.files import atomic
 from counterpoint.methods.vision.amcl import AMCL
 from counterpoint.objectives.inputs import normalize

@@ -28,7 +28,8 @@ from typing import Any
 import counterpoint as cp
 from counterpoint.evaluation import Embeddings, Evaluation, classification
 from counterpoint.experiments.claims import Claim, DataMissing, Setting
-from counterpoint.experiments.fitting import embed_items, load_data
+from counterpoint.experiments.measuring import embed_items
+from counterpoint.experiments.preparing import load_data
 
 LABELS_PER_CLASS = 10
 QUIET = {"progress": False, "report": False, "monitor": 0, "evaluate": False, "overwrite": True}

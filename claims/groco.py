@@ -34,7 +34,7 @@ from torch import Tensor
 from counterpoint.encoders import Encoder
 from counterpoint.evaluation import Evaluation
 from counterpoint.experiments.claims import Claim, Setting
-from counterpoint.experiments.fitting import load_data
+from counterpoint.experiments.preparing import load_data
 from counterpoint.files import write_json
 from counterpoint.methods import Recipe
 from counterpoint.methods.base import Views

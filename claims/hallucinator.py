@@ -41,9 +41,7 @@ def overlap(first: RandomResizedCrop, seed: int) -> dict[str, float]:
     """Mean intersection over union of a crop by ``first`` and a random one, in images of 32 pixels."""
     dice = Dice(torch.zeros(DRAWS, 1), torch.Generator().manual_seed(seed))
     a, b = (crop.boxes(SIDE, SIDE, dice)[:4] for crop in (first, RandomResizedCrop(scale=(0.2, 1.0))))
-    sides = [
-        (torch.minimum(a[i] + a[i + 2], b[i] + b[i + 2]) - torch.maximum(a[i], b[i])).clamp(min=0) for i in (0, 1)
-    ]
+    sides = [(torch.minimum(a[i] + a[i + 2], b[i] + b[i + 2]) - torch.maximum(a[i], b[i])).clamp(min=0) for i in (0, 1)]
     shared = sides[0] * sides[1]
     return {"overlap": float((shared / (a[2] * a[3] + b[2] * b[3] - shared)).mean())}
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from counterpoint.evaluation import Embeddings, Evaluation
 from counterpoint.evaluation.probes import linear_probe
 from counterpoint.experiments.claims import Claim, Setting
-from counterpoint.experiments.fitting import load_data
+from counterpoint.experiments.preparing import load_data
 from counterpoint.files import atomic
 from counterpoint.methods.baselines.supervised import Supervised
 

@@ -24,8 +24,8 @@ import numpy as np
 import counterpoint as cp
 from counterpoint.evaluation import Embeddings, evaluate
 from counterpoint.experiments.claims import Claim, Setting
-from counterpoint.experiments.fitting import load_data
 from counterpoint.experiments.layers import representations
+from counterpoint.experiments.preparing import load_data
 
 SHARED: dict[str, Any] = {
     "encoder": "mlp",

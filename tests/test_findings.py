@@ -8,7 +8,7 @@ import pytest
 import counterpoint as cp
 from counterpoint import findings
 from counterpoint.experiments.run import Run
-from counterpoint.findings import Curves, Heatmap, Pictures, Scatter
+from counterpoint.findings import Captions, Curves, Heatmap, Pictures, Scatter
 from counterpoint.methods.vision.simclr import SimCLR
 from counterpoint.web import RunData, run_page
 from counterpoint.web.discoveries import discoveries, heatmap, lines
@@ -18,11 +18,16 @@ MAP = Heatmap("Classes", "Dark is alike.", np.array([[1.0, 0.25], [np.nan, -2.0]
 PAIRS = Pictures("Items", "Left in, right out.", np.zeros((3, 2, 8, 8, 1), np.uint8), ["input", "output"])
 SCORES = Curves("Scores", "Over training.", np.arange(5), {"a": np.arange(5) / 4, "b": [0, 1, np.nan, 1, 0]})
 POINTS = Scatter("Map", "Lines join pairs.", {"image": [[0, 0], [1, 2], [np.nan, 0]], "<text>": [[3, 1], [4, 1]]}, 2)
+TEXTS = Captions("Captions", "What it says.", [["a <cat>", "cat"], ["", "dog"]], ["written", "true"])
+SHOWN = Captions("Captions", "Seen.", TEXTS.lines, TEXTS.columns, np.full((2, 8, 16, 3), 7, np.uint8))
 
 
 def test_they_come_back_as_they_were(tmp_path):
-    findings.save(tmp_path, [MAP, PAIRS, SCORES, POINTS])
-    first, second, third, fourth = findings.load(tmp_path)
+    findings.save(tmp_path, [MAP, PAIRS, SCORES, POINTS, TEXTS, SHOWN])
+    first, second, third, fourth, fifth, sixth = findings.load(tmp_path)
+    assert (fifth.lines, fifth.columns, fifth.images) == (TEXTS.lines, TEXTS.columns, None)
+    assert sixth.lines == TEXTS.lines
+    np.testing.assert_array_equal(sixth.images, SHOWN.images)
     np.testing.assert_array_equal(first.values, MAP.values)
     assert (first.rows, first.columns, first.title) == (["cat", "<dog>"], ["cat", "<dog>"], "Classes")
     np.testing.assert_array_equal(second.images, PAIRS.images)
@@ -63,6 +68,10 @@ def test_a_damaged_file_is_named(tmp_path):
         (lambda: Scatter("t", "", {"a": [[0, 1, 2]]}), "groups"),
         (lambda: Scatter("t", "", {"a": [0, 1]}), "groups"),
         (lambda: Scatter("t", "", POINTS.groups, 3), "joined"),
+        (lambda: Captions("t", "", [], ["a"]), "lines"),
+        (lambda: Captions("t", "", [["x"], ["x", "y"]], ["a"]), "lines"),
+        (lambda: Captions("t", "", [["x"]], ["a"], np.zeros((1, 4, 4, 3))), "images"),
+        (lambda: Captions("t", "", [["x"]], ["a"], np.zeros((2, 4, 4, 3), np.uint8)), "images"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(make, argument):
@@ -82,6 +91,11 @@ def test_each_kind_is_drawn_as_well_formed_markup():
     cells = ET.fromstring(heatmap(MAP)).findall("rect")
     assert len(cells) == 3  # the empty one is left out
     assert [float(cell.get("fill-opacity")) for cell in cells] == [1.0, 0.76, 0.04]
+    for one, pictures in ((TEXTS, 0), (SHOWN, 2)):
+        drawn = str(discoveries([one]))
+        assert drawn.count("<img") == pictures
+        assert "<td>a &lt;cat&gt;</td><td>cat</td>" in drawn
+        assert drawn.count("<tr>") == 3
     assert discoveries([]) is None
 
 

@@ -119,14 +119,14 @@ def _show_run(run: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from counterpoint.evaluation import DESCRIPTIONS
+    from counterpoint.evaluation import description
 
     table = Table(box=None, pad_edge=False)
     table.add_column("score")
     table.add_column("value", justify="right")
     table.add_column("")
     for name, value in run.scores.items():
-        table.add_row(name, f"{value:.3f}", DESCRIPTIONS.get(name, ""))
+        table.add_row(name, f"{value:.3f}", description(name))
     console = Console()
     console.print(table)
     console.print(f"\n{run.folder}: {run.state}", highlight=False)

@@ -60,6 +60,7 @@ class Pictures:
         title, text: as for :class:`Heatmap`.
         images: uint8 (R, C, H, W, channels), 1 or 3 channels.
         columns: names of the C columns; none by default.
+        captions: R lists of C texts, under each picture; none by default.
 
     Raises:
         ValueError: another shape or type, or another number of names.
@@ -70,6 +71,7 @@ class Pictures:
     text: str
     images: np.ndarray
     columns: Sequence[str] = ()
+    captions: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         images = np.asarray(self.images)
@@ -77,7 +79,10 @@ class Pictures:
             raise ValueError(f"images: expected uint8 (R, C, H, W, 1 or 3), got {images.dtype} {images.shape}")
         if self.columns and len(self.columns) != images.shape[1]:
             raise ValueError(f"columns: {len(self.columns)} names for {images.shape[1]} columns")
-        _set(self, images=images, columns=list(map(str, self.columns)))
+        captions = [list(map(str, row)) for row in self.captions]
+        if captions and [len(row) for row in captions] != [images.shape[1]] * images.shape[0]:
+            raise ValueError(f"captions: expected {images.shape[0]} rows of {images.shape[1]} texts")
+        _set(self, images=images, columns=list(map(str, self.columns)), captions=captions)
 
 
 @dataclass(frozen=True)
@@ -140,8 +145,45 @@ class Scatter:
         _set(self, groups=groups)
 
 
-Finding: TypeAlias = Heatmap | Pictures | Curves | Scatter
-_KINDS: dict[str, type[Finding]] = {kind.kind: kind for kind in (Heatmap, Pictures, Curves, Scatter)}
+@dataclass(frozen=True)
+class Captions:
+    """Texts side by side in rows, beside their pictures where there are any: captions, written and true.
+
+    Args:
+        title, text: as for :class:`Heatmap`.
+        lines: R rows of C texts.
+        columns: names of the C columns of texts.
+        images: uint8 (R, H, W, channels), 1 or 3 channels; ``None`` for texts alone.
+
+    Raises:
+        ValueError: no row, a row of another length than ``columns``, pictures of another shape, type or number.
+    """
+
+    kind: ClassVar[str] = "captions"
+    title: str
+    text: str
+    lines: Sequence[Sequence[str]]
+    columns: Sequence[str]
+    images: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        lines = [list(map(str, line)) for line in self.lines]
+        if not lines or {len(line) for line in lines} != {len(self.columns)}:
+            lengths = sorted({len(line) for line in lines})
+            raise ValueError(f"lines: expected rows of {len(self.columns)} texts, as there are columns, got {lengths}")
+        _set(self, lines=lines, columns=list(map(str, self.columns)))
+        if self.images is None:
+            return
+        images = np.asarray(self.images)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+            raise ValueError(f"images: expected uint8 (R, H, W, 1 or 3), got {images.dtype} {images.shape}")
+        if len(images) != len(lines):
+            raise ValueError(f"images: {len(images)} for {len(lines)} rows of texts")
+        _set(self, images=images)
+
+
+Finding: TypeAlias = Heatmap | Pictures | Curves | Scatter | Captions
+_KINDS: dict[str, type[Finding]] = {kind.kind: kind for kind in (Heatmap, Pictures, Curves, Scatter, Captions)}
 _LINES = {"curves": "series", "scatter": "groups"}  # a mapping from names to arrays
 _FILE = "findings.npz"
 

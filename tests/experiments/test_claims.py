@@ -358,7 +358,7 @@ def test_both_arms_of_pretraining_know_the_same_labels(tmp_path):
     assert entry["scores"]["baseline"][0] in (others["own_classifier"][0], others["logistic_regression"][0])
 
     from counterpoint.experiments import Run
-    from counterpoint.experiments.fitting import load_data
+    from counterpoint.experiments.preparing import load_data
 
     known = []
     for arm in ("method", "baseline"):

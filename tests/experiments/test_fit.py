@@ -86,7 +86,7 @@ def test_only_the_scores_that_are_asked_for_are_measured(run, tmp_path):
 def test_the_report_names_the_run_and_loads_nothing(run):
     page = (run.folder / "report.html").read_text()
     assert "simclr" in page
-    assert "src=\"http" not in page
+    assert 'src="http' not in page
 
 
 def test_a_config_repeats_the_run(run, tmp_path):
@@ -269,7 +269,7 @@ def test_vectors_without_labels(tmp_path):
 
 
 def test_hidden_labels_are_hidden_from_the_method_only(tmp_path):
-    from counterpoint.experiments.fitting import load_data
+    from counterpoint.experiments.preparing import load_data
 
     arguments = {**QUICK, "method": "supervised", "labels_per_class": 2, "split_seed": 0, "val": 0.15, "test": 0.2}
     arguments |= dict.fromkeys(("labels", "image", "features", "image_size", "root"))

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 import counterpoint as cp
 from counterpoint.evaluation import Evaluation
-from counterpoint.experiments import fitting, training
+from counterpoint.experiments import measuring, training
 from counterpoint.experiments.run import Run
 
 BARE = {
@@ -69,7 +69,7 @@ def test_nothing_generated_is_measured(tmp_path, monkeypatch):
         looked.append((dataset, splits))
         return Evaluation({"knn": 0.0})
 
-    monkeypatch.setattr(fitting, "evaluate_encoder", watch)
+    monkeypatch.setattr(measuring, "evaluate_encoder", watch)
     settings = {**BARE, "monitor": 1, "evaluate": True}
     plain = cp.fit("digits", out=str(tmp_path / "plain"), **settings)
     inflated = cp.fit("digits", out=str(tmp_path / "inflated"), generated=FAKE, **settings)

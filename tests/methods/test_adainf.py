@@ -9,7 +9,8 @@ import torch
 import counterpoint as cp
 from counterpoint.encoders import build
 from counterpoint.evaluation import Embeddings, knn
-from counterpoint.experiments.fitting import embed_items, load_data
+from counterpoint.experiments.measuring import embed_items
+from counterpoint.experiments.preparing import load_data
 from counterpoint.methods.vision.adainf import AdaInf
 from counterpoint.objectives import BarlowTwins, InfoNCE, NegativeCosine, NTXent
 

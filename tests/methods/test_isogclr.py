@@ -10,7 +10,7 @@ import counterpoint as cp
 from counterpoint import methods
 from counterpoint.encoders import build
 from counterpoint.experiments import training
-from counterpoint.experiments.fitting import embed_items
+from counterpoint.experiments.measuring import embed_items
 from counterpoint.experiments.run import Run
 
 SMALL = {

@@ -6,6 +6,8 @@
     dataset = load("vectors.npy")                   # an array, memory-mapped
     dataset = load("table.csv", target="age")       # a number to predict: dataset.targets, batch["target"]
     dataset = load((X, y))                          # arrays that you already have
+    dataset = load("pairs.parquet", image="photo", text="caption")    # several modalities, any of them missing anywhere
+    dataset = pair({"image": images, "text": captions})               # the same of what you already have
 
     batch = dataset[[0, 5, 7]]                      # {"image": uint8 (3, C, H, W), "index": (3,), "label": (3,)}
     parts = split(dataset, seed=0)                  # parts.train, parts.val, parts.test
@@ -21,6 +23,7 @@ from counterpoint.data.batching import EpochSampler, GroupSampler, batches, load
 from counterpoint.data.builtin import names
 from counterpoint.data.dataset import Batch, Dataset, Names
 from counterpoint.data.inflation import InflatedDataset, open_generated
+from counterpoint.data.multimodal import MultimodalDataset, first_text, pair
 from counterpoint.data.sources import load
 from counterpoint.data.splits import Splits, few, split
 
@@ -30,13 +33,16 @@ __all__ = [
     "EpochSampler",
     "GroupSampler",
     "InflatedDataset",
+    "MultimodalDataset",
     "Names",
     "Splits",
     "batches",
     "few",
+    "first_text",
     "load",
     "loader",
     "names",
     "open_generated",
+    "pair",
     "split",
 ]

@@ -164,19 +164,29 @@ def choose(
     Raises:
         ValueError: a key that is not there, or no array but the labels and the target.
     """
-    for argument, key in (("image", data), ("labels", labels), ("target", target)):
-        if key and (key != NO_LABELS or argument != "labels"):
+    for argument, key in (("image", data), ("target", target)):
+        if key:
             require(key, names, argument)
-    if labels == NO_LABELS and NO_LABELS not in names:
-        label = None
-    else:
-        label = labels or next((name for name in names if name.lower() in LABEL_KEYS and name != target), None)
+    label = label_key(names, labels, target)
     others = [name for name in names if name not in (label, target)]
     if not others:
         raise ValueError(
             f"source: {path} holds no array besides {' and '.join(repr(n) for n in (label, target) if n)}."
         )
     return data or next((name for name in others if name.lower() in DATA_KEYS), others[0]), label
+
+
+def label_key(names: list[str], labels: str | None, target: str | None = None) -> str | None:
+    """Which array of a ``.npz`` file holds the labels, if any: the one asked for, or one with a usual name.
+
+    Raises:
+        ValueError: a key that is not there.
+    """
+    if labels == NO_LABELS and NO_LABELS not in names:
+        return None
+    if labels:
+        require(labels, names, "labels")
+    return labels or next((name for name in names if name.lower() in LABEL_KEYS and name != target), None)
 
 
 def read_member(path: Path, member: str) -> np.ndarray:

@@ -80,7 +80,7 @@ def choose(
     split = "split" if "split" in columns and all(table.given is None for table in tables) else None
     if features:
         return Columns(None, list(features), label, split, target)
-    image = image or _image_column(head)
+    image = image or image_column(head)
     if image:
         return Columns(image, [], label, split, target)
     rest = [name for name in columns if name not in (label, target, *NOT_FEATURES)]
@@ -105,7 +105,17 @@ def _label_column(table: Table, labels: str | None, target: str | None) -> str |
     return next((name for name in [*named, *table.classes] if name != target), None)
 
 
-def _image_column(head: pd.DataFrame) -> str | None:
+def about(tables: list[Table], labels: str | None, target: str | None) -> Columns:
+    """Labels, target and split alone, of tables whose other columns are named one by one."""
+    columns = tables[0].columns
+    if target is not None:
+        require(target, columns, "target")
+    split = "split" if "split" in columns and all(table.given is None for table in tables) else None
+    return Columns(None, [], _label_column(tables[0], labels, target), split, target)
+
+
+def image_column(head: pd.DataFrame) -> str | None:
+    """The column of images, by its name and its first cell; ``None`` where there is none."""
     for name in sorted(head.columns, key=lambda name: name.lower() not in IMAGE_COLUMNS):
         cell = head[name].iloc[0]
         if isinstance(cell, bytes) or (isinstance(cell, dict) and {"bytes", "path"} <= set(cell)):

@@ -82,7 +82,8 @@ class Rows:
 
     Args:
         array: ``(N, ...)``; float images are taken to lie in [0, 1].
-        layout: what the array holds: ``"vector"`` (N, F), ``"hw"`` (N, H, W), ``"hwc"`` or ``"chw"``.
+        layout: what the array holds: ``"vector"`` (N, F), ``"hw"`` (N, H, W), ``"hwc"`` or ``"chw"``, ``"signal"``
+            (N, C, T), or ``"wave"``, sound (N, C, T) as int16.
         path: the file that ``array`` is mapped from; a copy in another process then opens the file again.
     """
 
@@ -99,21 +100,23 @@ class Rows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one row: ``(C, H, W)`` or ``(F,)``."""
+        """Of one row: ``(C, H, W)``, ``(C, T)`` or ``(F,)``."""
         shape = self._array.shape[1:]
         if self._layout == "hw":
             return (1, *shape)
         return (shape[2], *shape[:2]) if self._layout == "hwc" else tuple(shape)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """Rows ``(B,)`` as a fresh contiguous uint8 ``(B, C, H, W)`` or float32 ``(B, F)`` array."""
+        """Rows ``(B,)`` as a fresh contiguous uint8 ``(B, C, H, W)``, float32 ``(B, C, T)`` or ``(B, F)`` array."""
         first, count = (int(rows[0]), len(rows)) if len(rows) else (0, 0)
         if count and rows[-1] - first == count - 1 and np.all(np.diff(rows) == 1):
             taken = np.array(self._array[first : first + count])
         else:
             taken = np.take(self._array, rows, axis=0)
-        if self._layout == "vector":
+        if self._layout in ("vector", "signal"):
             return np.ascontiguousarray(taken, dtype=np.float32)
+        if self._layout == "wave":
+            return np.asarray(taken.astype(np.float32) / 32768)
         if taken.dtype.kind == "f":
             taken = np.rint(taken * taken.dtype.type(255))
         elif taken.dtype.kind == "b":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from counterpoint.data import arrays, builtin, columns, folders, hub, tables, targets
+from counterpoint.data import arrays, builtin, columns, folders, hub, modalities, tables, targets
 from counterpoint.data import cache as keeping
 from counterpoint.data.dataset import Dataset, Names, Rows
 from counterpoint.data.labels import NO_LABELS
+from counterpoint.data.multimodal import MultimodalDataset
 from counterpoint.data.packing import Found, draw, pack, write_rows
 from counterpoint.files import atomic
 
@@ -40,6 +41,7 @@ class _Asked:
     max_corrupt: float
     limit: int | None
     target: str | None = None
+    parts: Mapping[str, modalities.Spec] = field(default_factory=dict)
 
     def pack(self, found: Found) -> Dataset:
         return pack(
@@ -83,6 +85,10 @@ def load(
     download: bool = False,
     limit: int | None = None,
     target: str | None = None,
+    text: str | None = None,
+    audio: str | None = None,
+    signal: str | None = None,
+    modalities: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Open the user's data.
 
@@ -107,13 +113,22 @@ def load(
             no label unless ``labels`` names it too. Where there are no columns, ``"label"`` takes the labels as
             numbers: digits, folders named by age, the y of a pair. In a folder of images with one table beside them, a
             column of that table.
+        text, audio, signal: columns of a table (or ``.npz`` keys) with texts, recordings (WAV; other formats by
+            soundfile) or lists of numbers. Any of them makes a :class:`~counterpoint.data.MultimodalDataset`, together
+            with ``image`` (by default the column of images that there is) and ``features``, each a modality under the
+            name of its argument.
+        modalities: more of them, or several of one kind: ``{"left": "image:left_photo", "mrna": "vector:g1,g2"}``; a
+            list of numbers in one column makes a vector too, several columns of text several texts an item.
 
     Raises:
         FileNotFoundError: nothing has that name; the message suggests the nearest and lists the ways.
         ValueError: the source cannot be used as asked; the message names the argument and what to do.
         ImportError: a package is needed that is not installed; the message names it.
     """
-    asked = _Asked(labels, image, features, image_size, channels, cache, max_corrupt, limit, target)
+    wanted = _specs(image, text, audio, signal, features, modalities)
+    asked = _Asked(labels, image, features, image_size, channels, cache, max_corrupt, limit, target, wanted)
+    if wanted and not isinstance(source, str | os.PathLike) and not isinstance(source, MultimodalDataset):
+        raise ValueError("text, audio, signal, modalities: they name columns of a table; from Python, use data.pair.")
     if isinstance(source, Dataset):
         return asked.part(_with_target(source, asked))
     if isinstance(source, np.ndarray | Tensor | tuple):
@@ -149,6 +164,8 @@ def _from_path(path: Path, asked: _Asked) -> Dataset:
         return _from_opened(_open_folder(path, asked.target), asked)
     if ending in tables.TABLE_ENDINGS:
         return _from_opened([tables.open_table(path)], asked)
+    if asked.parts and ending == ".npy":
+        raise ValueError("text, audio, signal, modalities: they name columns, but source is one array.")
     if ending == ".npy":
         array = arrays.map_file(path)
         return _from_array(array, None, path.stem, asked, file=path.absolute(), mark=keeping.mark(path))
@@ -178,6 +195,8 @@ def _open_folder(path: Path, target: str | None = None) -> list[tables.Table] | 
 
 
 def _from_opened(opened: list[tables.Table] | Found, asked: _Asked) -> Dataset:
+    if asked.parts:
+        return _from_columns(opened, asked)
     if isinstance(opened, Found):
         if asked.image or asked.features or asked.labels not in (None, NO_LABELS):
             raise ValueError("labels, image, features: they name columns of a table, but source is a folder of images.")
@@ -224,8 +243,50 @@ def _from_numbers(opened: list[tables.Table], chosen: columns.Columns, asked: _A
     return asked.part(Dataset(name, rows, ids=ids, labels=labels, classes=classes, given=given, targets=aims))
 
 
+def _from_columns(opened: list[tables.Table] | Found, asked: _Asked) -> Dataset:
+    """A dataset of several modalities from the columns of tables."""
+    if isinstance(opened, Found):
+        raise ValueError("text, audio, signal, modalities: they name columns, but source is a folder of images.")
+    parts = dict(asked.parts)
+    head = next((block for table in opened for block in table.blocks(table.columns) if len(block)), None)
+    if head is None:
+        raise ValueError(f"source: the table {opened[0].name!r} has no rows.")
+    used = {column for spec in parts.values() for column in spec.columns}
+    if "image" not in parts and all(spec.kind != "image" for spec in parts.values()):
+        column = columns.image_column(head)
+        if column is not None and column not in used:
+            parts = {"image": modalities.Spec("image", (column,)), **parts}
+    pack = replace(asked, limit=None).pack
+    found, skipped = modalities.parts(opened, parts, pack, asked.cache, asked.max_corrupt)
+    chosen = columns.about(opened, asked.labels, asked.target)
+    labels, classes = columns.labels_of(opened, chosen)
+    count = len(next(iter(found.values())).at)
+    counts = [sum(len(block) for block in table.blocks(table.columns[:1])) for table in opened]
+    dataset = MultimodalDataset(
+        opened[0].name if len(opened) == 1 else opened[0].base.name,
+        found,
+        ids=_numbered(count),
+        labels=labels,
+        classes=classes,
+        given=columns.given_of(opened, chosen, counts),
+        skipped=skipped,
+        targets=columns.targets_of(opened, chosen),
+    )
+    return asked.part(dataset)
+
+
 def _from_npz(path: Path, asked: _Asked) -> Dataset:
     members = arrays.members(path)
+    if asked.parts:
+        parts = modalities.of_arrays(path, asked.parts)
+        label = arrays.label_key(list(members), asked.labels, asked.target)
+        y = arrays.read_member(path, members[label]) if label else None
+        count = len(next(iter(parts.values())).at)
+        labels, classes = (None, None) if y is None else arrays.checked_labels(y, count)
+        aim = arrays.read_member(path, members[asked.target]) if asked.target else None
+        aims = None if aim is None else arrays.checked_targets(aim, count)
+        whole = MultimodalDataset(path.stem, parts, ids=_numbered(count), labels=labels, classes=classes, targets=aims)
+        return asked.part(whole)
     key, label = arrays.choose(list(members), path, asked.image, asked.labels, asked.target)
     values = arrays.read_member(path, members[label]) if label else None
     aims = arrays.read_member(path, members[asked.target]) if asked.target else None
@@ -288,6 +349,9 @@ def _with_target(dataset: Dataset, asked: _Asked) -> Dataset:
         dataset = dataset.subset(slice(None))
         dataset.targets = targets.of_labels(dataset.labels, dataset.classes)
     return dataset
+
+
+_specs = modalities.specs  # under a name that an argument does not hide
 
 
 def _plain(values: Any) -> Any:

@@ -4,6 +4,8 @@ An :class:`Encoder` is a backbone that standardises its own input and knows how 
 folder of two files (``config.json``, ``model.safetensors``) that :func:`load` opens again without executing anything.
 A :class:`Classifier` is one with a linear classifier on it.
 Backbones by name: ``convnet`` (small images, quick on a processor), ``mlp`` (vectors), or any model of timm.
+Of several modalities, a :class:`MultimodalEncoder` has a :class:`Tower` each: a :class:`TextEncoder` behind a
+:class:`Tokenizer`, :class:`SignalNet` or :class:`LogMelNet` for signals and sound.
 Around it: :func:`mlp_head` for projection and prediction heads, :func:`make_head` for others by name, :class:`EMA` for
 a momentum teacher, :class:`PairGate` for the coordinates that two classes share, :func:`gap_map` for where two towers
 start, :func:`ensemble` for several encoders as one. For auto-encoders, decoders of vectors, images and sentences on a
@@ -28,7 +30,11 @@ from counterpoint.encoders.gates import PairGate
 from counterpoint.encoders.heads import ReweightingHead, SymmetricReLU, identity_head, make_head, mlp_head
 from counterpoint.encoders.informative import InformativeEncoder, informative_embedding
 from counterpoint.encoders.multihead import MultiHeadProjector
+from counterpoint.encoders.multimodal import MultimodalEncoder, Tower
 from counterpoint.encoders.prototypes import Prototypes
+from counterpoint.encoders.signals import LogMelNet, SignalNet
+from counterpoint.encoders.text import TextEncoder, TextTransformer, build_text_encoder
+from counterpoint.encoders.tokenizer import Tokenizer
 
 __all__ = [
     "EMA",
@@ -40,17 +46,25 @@ __all__ = [
     "GaussianLatent",
     "ImageDecoder",
     "InformativeEncoder",
+    "LogMelNet",
     "MultiHeadProjector",
+    "MultimodalEncoder",
     "PairGate",
     "Predictions",
     "Prototypes",
     "ReweightingHead",
+    "SignalNet",
     "StageEnsemble",
     "SymmetricReLU",
+    "TextEncoder",
+    "TextTransformer",
     "TokenDecoder",
     "TokenEncoder",
+    "Tokenizer",
+    "Tower",
     "VectorDecoder",
     "build",
+    "build_text_encoder",
     "ensemble",
     "gap_map",
     "identity_head",

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from counterpoint.encoders import layers
 from counterpoint.encoders.backbones import MLP, ConvNet
+from counterpoint.encoders.signals import LogMelNet, SignalNet
 from counterpoint.files import atomic, write_json
 
 FORMAT = 1
+SIGNALS: dict[str, type[nn.Module]] = {"signalnet": SignalNet, "logmel": LogMelNet}
 _EPS = 1e-3  # a constant channel is divided by this, not by zero
 _UNSAFE = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "cache_dir")
 
@@ -29,7 +31,7 @@ class Encoder(nn.Module):
         backbone: a module (B, *shape) -> (B, features).
         config: ``{"name", "shape", "modality", "arguments"}`` with which :func:`build` makes it again.
         features: F of the output.
-        mean, std: of the training data: (C,) for images in [0, 1], (F,) for vectors.
+        mean, std: of the training data: (C,) for images in [0, 1] and for signals, (F,) for vectors.
 
     Call it with float views, or with uint8 images, which are divided by 255.
     """
@@ -49,7 +51,7 @@ class Encoder(nn.Module):
         self.backbone, self.config, self.features = backbone, config, features
         self.shape, self.modality = tuple(config["shape"]), config["modality"]
         entries = (self.shape[0],)
-        spread = (-1, 1, 1) if self.modality == "image" else (-1,)
+        spread = (-1, *[1] * (len(self.shape) - 1))
         mean = torch.zeros(entries) if mean is None else torch.as_tensor(mean, dtype=torch.float32)
         std = torch.ones(entries) if std is None else torch.as_tensor(std, dtype=torch.float32)
         for name, value in (("mean", mean), ("std", std)):
@@ -63,6 +65,29 @@ class Encoder(nn.Module):
         if x.dtype == torch.uint8:
             x = x.float() / 255
         return self.backbone((x - self.mean) / self.std)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """What the backbone has before it averages: (B, T, C), a vector for each place of an image or a signal.
+
+        Of timm's models they are those of ``forward_features``, a class token included; of an MLP, the features (T=1).
+        """
+        if x.dtype == torch.uint8:
+            x = x.float() / 255
+        x = (x - self.mean) / self.std
+        backbone: Any = self.backbone
+        if isinstance(backbone, ConvNet):
+            found = backbone.layers[:-2](x)
+        elif hasattr(backbone, "maps"):
+            found = backbone.maps(x)
+        elif hasattr(backbone, "forward_features"):
+            found = backbone.forward_features(x)
+            last = found.ndim == 4 and found.shape[-1] == self.features != found.shape[1]
+            found = found.flatten(1, 2) if last else found  # some of timm's keep channels last
+        else:
+            found = backbone(x)
+        if found.ndim == 2:
+            return found[:, None]
+        return found if hasattr(backbone, "forward_features") and found.ndim == 3 else found.flatten(2).transpose(1, 2)
 
     def freeze(self, stages: int | None = None) -> None:
         """Keep the first stages of the backbone as they are: no gradient, and no running statistics that move.
@@ -141,8 +166,9 @@ def build(
 
     Args:
         name: ``"convnet"``, ``"mlp"``, a timm model such as ``"resnet18"`` (``timm:NAME`` if it is ours too), or
-            ``"ensemble"`` of ``members``, each a mapping of ``name`` and ``arguments``.
-        shape: of one item: (C, H, W) for images, (F,) for vectors.
+            ``"ensemble"`` of ``members``, each a mapping of ``name`` and ``arguments``; ``"signalnet"`` for signals,
+            ``"logmel"`` for sound.
+        shape: of one item: (C, H, W) for images, (C, T) for signals, (F,) for vectors.
         mean, std: of the training data, see :class:`Encoder`.
         pretrained: timm only: download weights from the hub (tens to hundreds of MB), or take them from its cache.
         arguments: for the backbone: ``widths`` of ours, anything ``timm.create_model`` takes.
@@ -153,20 +179,24 @@ def build(
         ImportError: a timm name without timm installed.
     """
     shape = tuple(int(side) for side in shape)
-    modality = {1: "vector", 3: "image"}.get(len(shape))
+    modality = {1: "vector", 2: "signal", 3: "image"}.get(len(shape))
     if modality is None or min(shape) < 1:
-        raise ValueError(f"shape: expected (C, H, W) or (F,) of positive sizes, got {shape}")
+        raise ValueError(f"shape: expected (C, H, W), (C, T) or (F,) of positive sizes, got {shape}")
     if name == "ensemble":
         return _ensemble(shape, mean, std, pretrained, **arguments)
     if name == "mlp":
         backbone: nn.Module = _call(MLP, name, torch.Size(shape).numel(), **arguments)
+    elif modality == "signal":
+        if name not in SIGNALS:
+            raise ValueError(f"encoder: {name!r} takes no signals; there are {', '.join(SIGNALS)} and mlp")
+        backbone = _call(SIGNALS[name], name, *shape, **arguments)
     elif modality == "vector":
         raise ValueError(f"encoder: {name!r} takes images, and the data are vectors of {shape[0]} entries: use 'mlp'")
     elif name == "convnet":
         backbone = _call(ConvNet, name, shape[0], min(shape[1:]), **arguments)
     else:
         backbone = _timm(name.removeprefix("timm:"), shape, pretrained, arguments)
-    if isinstance(backbone, ConvNet | MLP):
+    if isinstance(backbone, ConvNet | MLP | SignalNet | LogMelNet):
         arguments["widths"] = list(backbone.widths)  # so that a later default does not change what is saved
     features = int(getattr(backbone, "features", 0) or getattr(backbone, "num_features"))  # noqa: B009
     config = {"name": name, "shape": list(shape), "modality": modality, "arguments": arguments}
@@ -224,8 +254,8 @@ def _timm(name: str, shape: tuple[int, ...], pretrained: bool, arguments: dict[s
         return timm.create_model(name, **options)
 
 
-def load(path: str | os.PathLike[str]) -> Encoder:
-    """Open an encoder saved by :meth:`Encoder.save`, in evaluation mode.
+def load(path: str | os.PathLike[str]) -> Any:
+    """Open an encoder saved by :meth:`Encoder.save`, in evaluation mode; or one of several modalities.
 
     Args:
         path: the folder of an encoder, or of a run that holds one in ``encoder/``.
@@ -246,6 +276,10 @@ def load(path: str | os.PathLike[str]) -> Encoder:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         if config["format"] > FORMAT:
             raise ValueError(f"written by a newer version of counterpoint (format {config['format']} > {FORMAT})")
+        if config["name"] == "multimodal":
+            from counterpoint.encoders.multimodal import open_multimodal
+
+            return open_multimodal(folder, config).eval()
         encoder = build(config["name"], config["shape"], **{**config["arguments"], "pretrained": False})
         encoder.load_state_dict(load_file(folder / "model.safetensors"))
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:

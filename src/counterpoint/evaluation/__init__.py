@@ -7,8 +7,8 @@ Ways to look at embeddings: by their neighbours (:mod:`~counterpoint.evaluation.
 probes (:mod:`~counterpoint.evaluation.probes`), by the clusters they form
 (:mod:`~counterpoint.evaluation.clustering`), where the target is a number by regressions
 (:mod:`~counterpoint.evaluation.regression`) and, with no labels at all, by their geometry
-(:mod:`~counterpoint.evaluation.geometry`). :func:`evaluate` does all of it; :func:`modality_gap` says how far apart two
-modalities lie;
+(:mod:`~counterpoint.evaluation.geometry`). :func:`evaluate` does all of it; of a space that several modalities share
+:func:`evaluate_modalities` also says how well one finds the other, and :func:`modality_gap` how far apart they lie;
 :mod:`~counterpoint.evaluation.significance` says which differences between methods are more than luck.
 """
 
@@ -20,7 +20,9 @@ from counterpoint.evaluation.evaluate import (
     HIGHER_IS_BETTER,
     OF_A_CLASSIFIER,
     Evaluation,
+    description,
     evaluate,
+    higher_is_better,
     known_metrics,
 )
 from counterpoint.evaluation.feature_weights import (
@@ -42,6 +44,7 @@ from counterpoint.evaluation.geometry import (
     tolerance,
     uniformity,
 )
+from counterpoint.evaluation.multimodal import SharedSpace, cross_ranks, evaluate_modalities, missing_curve
 from counterpoint.evaluation.neighbours import knn, retrieval, top_k
 from counterpoint.evaluation.probes import Probe, few_label_probe, linear_probe
 from counterpoint.evaluation.regression import few_target_ridge, knn_regression, order_agreement, ridge
@@ -59,6 +62,7 @@ __all__ = [
     "ModalityGap",
     "Probe",
     "Row",
+    "SharedSpace",
     "alignment",
     "class_weights",
     "classification",
@@ -66,13 +70,17 @@ __all__ = [
     "cluster_accuracy",
     "clustering",
     "collapse",
+    "cross_ranks",
+    "description",
     "difference",
     "effective_rank",
     "evaluate",
+    "evaluate_modalities",
     "feature_weights",
     "few_label_probe",
     "few_target_ridge",
     "frechet",
+    "higher_is_better",
     "holm",
     "inequality",
     "interval",
@@ -82,6 +90,7 @@ __all__ = [
     "leaderboard",
     "linear_probe",
     "linear_separability",
+    "missing_curve",
     "modality_gap",
     "nearest",
     "optimum",

@@ -59,6 +59,14 @@ DESCRIPTIONS = {
     "knn_mae": "Mean absolute error of the mean target of the 20 nearest training items.",
     "spearman": "Rank correlation of target distance and embedding distance over pairs of test items: 1 same order.",
     "view_recall@1": "Share of test items of which one view's nearest other view is that of the same item.",
+    "pair_recall@1": "Share of test items in one modality whose nearest in another is their own, over all directions.",
+    "pair_recall@5": "Share of them with their own among the 5 nearest.",
+    "pair_recall@10": "Share of them with their own among the 10 nearest.",
+    "zero_shot": "Share of test items whose nearest class is right, classes being given by sentences alone.",
+    "transfer": "Share of test items of one modality nearest to their class's mean training vector in another.",
+    "gap_distance": "Distance between the mean unit vectors of two modalities: 0 in the same place, 2 opposite.",
+    "gap_separability": "How well a linear classifier tells two modalities apart: 0.5 not at all, 1 without a mistake.",
+    "pair_cosine": "Mean cosine between two modalities of the same item.",
     "alignment": "Mean squared distance between two views of an item on the unit sphere: 0 identical, 2 unrelated.",
     "uniformity": "How evenly the items cover the unit sphere: 0 all in one place, the lower the more even.",
     "tolerance": "Mean cosine between items of the same class: 1 a class is a point, 0 it is spread out.",
@@ -70,8 +78,26 @@ OF_A_CLASSIFIER = ("accuracy", "scatter")
 """Scores that :func:`evaluate` does not give: those of a classifier that was trained with the encoder."""
 
 _ERRORS = ("mae", "rmse", "gm_error", "mae_many", "mae_medium", "mae_few", "mae_10", "mae_50", "knn_mae")
-HIGHER_IS_BETTER = {name: name not in ("scatter", "alignment", "uniformity", *_ERRORS) for name in DESCRIPTIONS}
+_LOWER = ("scatter", "alignment", "uniformity", "gap_distance", "gap_separability", *_ERRORS)
+HIGHER_IS_BETTER = {name: name not in _LOWER for name in DESCRIPTIONS}
 """Whether a higher score is better. Read geometry together: a collapsed embedding has a perfect alignment."""
+
+
+def description(name: str) -> str:
+    """A line of plain English for a score, also for one of a single modality (``knn:image``) or between two."""
+    base, _, where = name.partition(":")
+    told = DESCRIPTIONS.get(base, "")
+    return f"{told} {_where(where)}" if told and where else told
+
+
+def _where(where: str) -> str:
+    first, _, second = where.partition(">")
+    return f"From {first} into {second}." if second else f"Of {first} alone."
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether a higher score is better; ``KeyError`` for what is no score."""
+    return HIGHER_IS_BETTER[name.partition(":")[0]]
 
 
 @dataclass(frozen=True)
@@ -175,9 +201,12 @@ def evaluate(
 
 
 def known_metrics(metrics: Iterable[str] | None) -> set[str]:
-    """The names asked for, all of them by default; ``ValueError`` for one that is no score."""
+    """The names asked for, all of them by default; ``ValueError`` for one that is no score.
+
+    A name may say of which modality, or from which into which: ``knn:image``, ``pair_recall@1:image>text``.
+    """
     wanted = set(DESCRIPTIONS) if metrics is None else set([metrics] if isinstance(metrics, str) else metrics)
-    for name in sorted(wanted - set(DESCRIPTIONS)):
+    for name in sorted(name for name in wanted if name.partition(":")[0] not in DESCRIPTIONS):
         near = difflib.get_close_matches(name, DESCRIPTIONS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(DESCRIPTIONS)}."
         raise ValueError(f"metrics: no metric is called {name!r}; {hint}")
@@ -389,6 +418,8 @@ __all__ = [
     "OF_A_CLASSIFIER",
     "UNLABELLED",
     "Evaluation",
+    "description",
     "evaluate",
+    "higher_is_better",
     "known_metrics",
 ]

@@ -102,7 +102,7 @@ def compare(
     methods go on from it, and the baselines untrained and supervised have its architecture and new weights.
 
     Args:
-        data: as for fit.
+        data: as for fit; with several modalities the only baseline is untrained towers.
         methods: names, separated by commas.
         seeds: how many; 3 is the least that says something about chance.
         metric: score that ranks; default accuracy where all methods train a classifier, else mae with a target, knn
@@ -126,7 +126,7 @@ def compare(
         ValueError: an unknown method, metric or baseline; fewer than one seed; every fit failed.
         FileExistsError: ``out`` holds a comparison already and neither resume nor overwrite is given.
     """
-    from counterpoint.experiments.fitting import trained_folder
+    from counterpoint.experiments.preparing import trained_folder
     from counterpoint.experiments.reports import write_comparison_report
 
     methods, baselines = _listed(methods), _listed(baselines)
@@ -179,11 +179,12 @@ class _Plan:
     def __init__(
         self, folder: Path, data: Any, settings: dict[str, Any], methods: list[Any], baselines: list[str], seeds: int
     ) -> None:
-        from counterpoint.experiments.fitting import load_data
+        from counterpoint.experiments.preparing import load_data
 
         self.folder, self.settings, self.seeds, self.baselines = folder, settings, seeds, baselines
         defaults = {name: p.default for name, p in inspect.signature(fit).parameters.items()}
-        self.arguments = {**defaults, **settings, "method": "simclr"}
+        several = getattr(get(methods[0]), "multimodal", False)
+        self.arguments = {**defaults, **settings, "method": "clip" if several else "simclr"}
         self.dataset, self.splits = load_data(data, self.arguments)[:2]
         labelled = self.dataset.labels is not None
         kinds = {name: get(name) for name in methods}
@@ -194,9 +195,11 @@ class _Plan:
         self.notes += [f"{name} needs a target, and the data have none: left out" for name in aimless]
         left_out = {*unlabelled, *aimless}
         self.fits = [(_name(m), m, seed) for seed in range(seeds) for m in methods if m not in left_out]
-        if aimed:
+        if self.dataset.modality == "multimodal":
+            self.baselines = ["untrained_towers"] if "untrained" in baselines else []
+        elif aimed:
             self.baselines = ["l1_regression" if name == "supervised" else name for name in baselines]
-        for name in ("untrained", "supervised", "l1_regression"):
+        for name in ("untrained", "untrained_towers", "supervised", "l1_regression"):
             if name in self.baselines and name not in methods and (labelled or not get(name).needs_labels):
                 self.fits += [(name, name, seed) for seed in range(seeds)]
         if not self.fits:
@@ -289,7 +292,7 @@ def _check(
     on: str,
     settings: dict[str, Any],
 ) -> None:
-    from counterpoint.evaluation import DESCRIPTIONS
+    from counterpoint.evaluation import known_metrics
 
     if not methods:
         raise ValueError("methods: none given")
@@ -301,10 +304,8 @@ def _check(
     for baseline in baselines:
         if baseline not in BASELINES.split(","):
             raise ValueError(f"baselines: expected some of {BASELINES}, got {baseline!r}")
-    if metric is not None and metric not in DESCRIPTIONS:
-        near = difflib.get_close_matches(metric, DESCRIPTIONS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"metric: no score {metric!r}{hint} There are: {', '.join(DESCRIPTIONS)}")
+    if metric is not None:
+        known_metrics(metric)
     for name in options or {}:
         if name not in names:
             raise ValueError(f"options: {name!r} is not among the methods; write options.METHOD.PARAMETER")

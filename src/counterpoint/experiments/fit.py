@@ -37,7 +37,13 @@ def fit(
     labels: str | None = None,
     target: str | None = None,
     image: str | None = None,
+    text: str | None = None,
+    audio: str | None = None,
+    signal: str | None = None,
     features: list[str] | None = None,
+    modalities: dict[str, Any] | None = None,
+    encoders: dict[str, Any] | None = None,
+    prompts: list[str] | None = None,
     image_size: int | None = None,
     root: str | None = None,
     download: bool = False,
@@ -94,7 +100,16 @@ def fit(
         labels: column, key or file of the labels where the data do not say.
         target: column or key of a number to predict; label takes the labels as numbers.
         image: column of images in a table.
+        text: column of texts in a table; with it, or one of the next three, the data have several modalities.
+        audio: column of recordings in a table.
+        signal: column of signals, lists of numbers, in a table.
         features: columns of numbers in a table.
+        modalities: more modalities, or several of one kind, by name: {"left": "image:left_photo"}; the kinds are image,
+            text, audio, signal and vector.
+        encoders: of several modalities, that of each by name, e.g. {"image": "resnet18", "text": {"name":
+            "transformer", "width": 256}}; also the folder of a trained one, hf:NAME for a text model of Hugging Face,
+            and ``freeze: true`` for one that stays as it is.
+        prompts: sentences that name a class, with {} for its name, for zero-shot scores; default the name alone.
         image_size: side to which images are brought; default their own up to 64.
         root: where a data set named by a word lies on this machine.
         download: allow fetching the data from the hub.
@@ -122,7 +137,7 @@ def fit(
         evaluate: score the encoder when it is trained.
         metrics: which scores to measure, e.g. knn and probe; default all that the data allow.
         layer: what is scored: features, the encoder's output that is saved and used; or projection, the head's output
-            on which the loss acts.
+            on which the loss acts, which it always is of several modalities.
         report: write report.html.
         resume: go on with the run in ``out`` where it was killed.
         overwrite: delete what is in ``out`` first.
@@ -143,7 +158,7 @@ def fit(
     if layer not in ("features", "projection"):
         raise ValueError(f"layer: expected 'features' or 'projection', got {layer!r}")
     if not (folder / "config.yaml").exists():
-        from counterpoint.experiments.fitting import trained_folder
+        from counterpoint.experiments.preparing import trained_folder
 
         trained_folder(encoder)  # what is resumed need not have it any more
     with _claimed(folder):

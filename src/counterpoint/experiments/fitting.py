@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterpoint.experiments.fit import plain, rank
-from counterpoint.experiments.run import Run, environment, now, write_arrays
+from counterpoint.experiments.preparing import batch_size, load_data, make_encoder, method_options, views_for
+from counterpoint.experiments.run import Run, environment, now
 from counterpoint.files import atomic, write_json
 from counterpoint.methods import get
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
-    from counterpoint.data import Dataset, Splits
-    from counterpoint.encoders import Encoder
     from counterpoint.methods import Method
 
-_STATISTICS_ITEMS = 10_000  # enough for a mean and a standard deviation to three digits
 _MONITOR_ITEMS = 512
 _MONITOR_GALLERY = 2048
 _FINDINGS_ITEMS = 256
-Tell = Callable[[float, float, float], None]
 
 
 class Fit:
@@ -94,7 +87,6 @@ class Fit:
         import torch
 
         from counterpoint.methods import Recipe
-        from counterpoint.views import resolve
 
         a, dataset = self.a, self.dataset
         torch.manual_seed(a["seed"])
@@ -103,9 +95,14 @@ class Fit:
             encoder.freeze(a["freeze"])
         recipe = Recipe(a["optimizer"], a["lr"], a["weight_decay"], a["schedule"], a["warmup"], a["encoder_lr"])
         asked = get(a["method"]).auto_views if a["views"] == "auto" else a["views"]
-        views = resolve(asked, modality=dataset.modality, shape=dataset.shape)
+        views = views_for(dataset, asked)
         kind, self.options = method_options(a["method"], a["options"], self._distinct, self.shown, self.train)
         return kind(encoder, views, recipe, **self.options)
+
+    @property
+    def several(self) -> bool:
+        """Whether the data have several modalities."""
+        return self.dataset.modality == "multimodal"
 
     @property
     def _distinct(self) -> int:
@@ -127,8 +124,10 @@ class Fit:
         epochs = a["epochs"] if a["steps"] is None else -(-a["steps"] // (len(self.order) // size))
         epochs = epochs if self.method.learns else 0
         if a["compile"]:
-            self.method.encoder.backbone.compile()
-        if self.dataset.modality == "image":
+            encoder: Any = self.method.encoder
+            for one in [tower.encoder for tower in encoder.towers.values()] if self.several else [encoder]:
+                one.backbone.compile()
+        if self.several or self.dataset.modality == "image":
             self.method.to(memory_format=torch.channels_last)
         precision: Any
         precision = self.precision = training.fast_precision() if a["precision"] == "auto" else a["precision"]
@@ -182,13 +181,17 @@ class Fit:
         import numpy as np
         import torch
 
-        from counterpoint.experiments.training import Monitor
+        from counterpoint.experiments.training import Monitor, PairMonitor
 
         times = np.unique(np.linspace(0, max(0, epochs - 1), min(epochs, self.a["monitor"])).round())
         draw = np.random.default_rng(self.a["seed"])
         items = np.sort(draw.choice(self.train, min(_MONITOR_ITEMS, len(self.train)), replace=False))
         if len(items) < 2:
             return None
+        if self.several:
+            held = self.splits.val if len(self.splits.val) > 1 else items
+            pairs: Any = self.dataset[np.sort(draw.choice(held, min(_MONITOR_ITEMS, len(held)), replace=False))]
+            return PairMonitor(self.folder, set(map(int, times)), pairs, None, None, self.a["seed"], self._warn)
         parts = []
         for indices in (self.splits.train, self.splits.val):
             some = np.sort(draw.choice(indices, min(_MONITOR_GALLERY, len(indices)), replace=False))
@@ -205,6 +208,7 @@ class Fit:
         print(f"{self.folder.name}: {sentence}", file=sys.stderr)
 
     def _progress(self) -> list[Any]:
+        from counterpoint.experiments.progress import bar
         from counterpoint.experiments.training import Progress
 
         wanted = self.a["progress"]
@@ -214,14 +218,12 @@ class Fit:
 
     def _finish(self, seconds: float) -> None:
         self._save_model()
-        self._keep_findings()
         if self.a["evaluate"]:
-            layer, seed = self.a["layer"], self.a["seed"]
             metrics = self.a.get("metrics")
-            evaluation = evaluate_encoder(self.method, self.dataset, self.splits, self.folder, seed, layer, metrics)
-            evaluation = self._with_classifier(evaluation, metrics)
+            evaluation = self._with_classifier(self._evaluation(metrics), metrics)
             evaluation.notes.extend(self.notes)
             evaluation.save(self.folder)
+        self._keep_findings()
         self.result.set_state(
             "finished",
             seconds=round(seconds, 3),
@@ -235,6 +237,18 @@ class Fit:
 
             write_run_report(self.result, self.dataset, self.method.views)
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+
+    def _evaluation(self, metrics: list[str] | None) -> Any:
+        from counterpoint.experiments.measuring import evaluate_encoder
+        from counterpoint.experiments.towers import evaluate_towers
+
+        seed = self.a["seed"]
+        if not self.several:
+            return evaluate_encoder(self.method, self.dataset, self.splits, self.folder, seed, self.a["layer"], metrics)
+        prompts = self.a.get("prompts")
+        evaluation, found = evaluate_towers(self.method, self.dataset, self.splits, self.folder, seed, prompts, metrics)  # type: ignore[arg-type]
+        self.found += found
+        return evaluation
 
     def _with_classifier(self, evaluation: Any, metrics: list[str] | None) -> Any:
         """Scores of the classifier, where the method has one, before those of the encoder."""
@@ -318,243 +332,3 @@ class Fit:
         if hasattr(self, "method") and state == "interrupted":
             self._save_model()
         self.result.set_state(state, why=f"{type(error).__name__}: {error}".strip(": "))
-
-
-def load_data(data: Any, a: dict[str, Any]) -> tuple[Dataset, Splits, Dataset, np.ndarray]:
-    """Data set, splits, the data set as the method sees it, and the positions to train on.
-
-    With ``labels_per_class``, the other training labels are hidden from the method (-1), not from the evaluation.
-    Training positions leave out items without a label, or without a target, for a method that can do nothing with them.
-    """
-    import numpy as np
-
-    from counterpoint.data import Splits, load, split
-
-    names = ("labels", "target", "image", "features", "image_size", "root", "download", "limit", "max_corrupt")
-    how = {name: a[name] for name in names if name in a}  # older runs know no target
-    start = trained_folder(a.get("encoder", "auto"))
-    dataset = load(data, **how) if start is None else _load_for(start, data, how)
-    given = a.get("splits")
-    if given is None:
-        splits = split(dataset, seed=a["split_seed"], val=a["val"], test=a["test"])
-    else:
-        splits = given if isinstance(given, Splits) else Splits.load(given)
-    kind, train = get(a["method"]), splits.train
-    if kind.needs_labels and dataset.labels is None:
-        raise ValueError(f"method: {a['method']!r} needs labels, and {dataset.name!r} has none; name them with labels")
-    if kind.needs_target and dataset.targets is None:
-        raise ValueError(
-            f"method: {a['method']!r} needs a target, and {dataset.name!r} has none; name its column with target, or "
-            "give target=label to take its labels as numbers"
-        )
-    if kind.needs_target and a.get("generated") is not None:
-        raise ValueError(f"generated: generated items have no target, which {a['method']!r} needs")
-    shown = dataset if a["labels_per_class"] is None else _hide_labels(dataset, splits, a)
-    if kind.labelled_only and shown.labels is not None:
-        train = train[shown.labels[train] >= 0]
-    if kind.needs_target and dataset.targets is not None:
-        train = train[~np.isnan(dataset.targets[train])]
-    return dataset, splits, shown, np.asarray(train)
-
-
-def trained_folder(encoder: Any) -> Path | None:
-    """The folder of a trained encoder that the argument ``encoder`` of :func:`fit` names; ``None`` where it is a name.
-
-    Raises:
-        FileNotFoundError: a path where there is no encoder.
-        ValueError: the folder of a run that is not finished.
-    """
-    if not isinstance(encoder, str | os.PathLike):
-        raise ValueError(f"encoder: expected a name or the folder of a trained encoder, got {encoder!r}")
-    folder, is_path = Path(encoder), os.sep in os.fspath(encoder)
-    if not is_path and not any((folder / name).exists() for name in ("config.json", "config.yaml")):
-        return None
-    if (folder / "config.yaml").exists() and (state := Run(folder).state) != "finished":
-        raise ValueError(
-            f"encoder: the run in {folder} is {state}, not finished; go on with it with resume, or give "
-            f"{folder / 'encoder'} to start from what there is"
-        )
-    if not any((folder / name).exists() for name in ("config.json", "encoder/config.json")):
-        raise FileNotFoundError(f"encoder: no trained encoder in {folder}: expected the folder of a run or an encoder")
-    return folder
-
-
-def _load_for(start: Path, data: Any, how: dict[str, Any]) -> Dataset:
-    """The data in the shape that a trained encoder takes."""
-    from counterpoint.encoders import load
-    from counterpoint.search.embedding import dataset_for
-
-    encoder = load(start)
-    if how["image_size"] is not None and (how["image_size"],) * 2 != encoder.shape[1:]:
-        raise ValueError(f"image_size: the encoder takes {encoder.shape[1:]} and not {how['image_size']}; leave it out")
-    return dataset_for(encoder, data, **how)
-
-
-def _hide_labels(dataset: Dataset, splits: Splits, a: dict[str, Any]) -> Dataset:
-    import numpy as np
-
-    from counterpoint.data import few
-
-    if dataset.labels is None:
-        raise ValueError("labels_per_class: the data have no labels")
-    kept = splits.train[few(dataset.labels[splits.train], a["labels_per_class"], seed=a["seed"])]
-    shown = copy.copy(dataset)
-    shown.labels = np.full_like(dataset.labels, -1)
-    shown.labels[kept] = dataset.labels[kept]
-    return shown
-
-
-def make_encoder(dataset: Dataset, train: np.ndarray, a: dict[str, Any]) -> Encoder:
-    """The encoder that the arguments of :func:`fit` name.
-
-    A new one standardises by the training data; a trained one goes on as it is, with the statistics it has.
-    """
-    import numpy as np
-    import torch
-
-    from counterpoint.encoders import build, load
-
-    name, options, start = a["encoder"], a["encoder_options"] or {}, trained_folder(a["encoder"])
-    if start is not None:
-        trained = load(start)
-        if options not in ({}, {"pretrained": True}, {"pretrained": False}):
-            raise ValueError(f"encoder_options: {start} has its own; only pretrained=false is possible, got {options}")
-        if options.get("pretrained", True):
-            return trained.train()
-        name, options = trained.config["name"], trained.config["arguments"]
-    some = np.sort(np.random.default_rng(0).permutation(train)[:_STATISTICS_ITEMS])
-    x = dataset[some][dataset.modality]
-    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-    std, mean = torch.std_mean(x, dim=(0, 2, 3) if dataset.modality == "image" else 0)
-    if name == "auto":
-        name = "convnet" if dataset.modality == "image" else "mlp"
-    return build(name, dataset.shape, mean=mean, std=torch.nan_to_num(std, nan=1.0), **options)
-
-
-def method_options(
-    method: Any, options: dict[str, Any] | None, items: int, dataset: Dataset, train: np.ndarray | None = None
-) -> tuple[Any, dict[str, Any]]:
-    """The class of a method and its parameters: what depends on the data, then what the user says.
-
-    Raises:
-        ValueError: an option that the method does not have, with those it has.
-    """
-    kind = get(method)
-    known = list(inspect.signature(kind).parameters)[3:]
-    for name in options or {}:
-        if name not in known:
-            raise ValueError(f"options: {method} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
-    chosen = kind.defaults_for(items)
-    if "classes" in known and dataset.classes is not None:
-        chosen["classes"] = len(dataset.classes)
-    if "items" in known:
-        chosen["items"] = len(dataset)  # generated ones too: state per item is found by its index in the data set
-    if kind.needs_target and train is not None and dataset.targets is not None:
-        seen = dataset.targets[train]
-        moments = {"center": float(seen.mean()), "scale": float(seen.std()) or 1.0}
-        chosen |= {name: value for name, value in moments.items() if name in known}
-    return kind, {**chosen, **(options or {})}
-
-
-def batch_size(wanted: int | None, items: int) -> int:
-    """256 or all the items where nothing is asked for; what is asked for where the data suffice."""
-    if wanted is None:
-        return min(256, items)
-    if wanted > items:
-        raise ValueError(f"batch_size: {wanted} is larger than the {items} training items; take at most {items}")
-    if wanted < 2:
-        raise ValueError(f"batch_size: {wanted} leaves nothing to contrast with; take at least 2")
-    return wanted
-
-
-def embed_items(module: Any, dataset: Dataset, indices: np.ndarray, batch: int = 512) -> tuple[Tensor, Tensor]:
-    """Features (N, F) and projections (N, D) of items as they are, without augmentation, in evaluation mode."""
-    import torch
-
-    training, features, projections = module.training, [], []
-    module.eval()
-    with torch.inference_mode():
-        for start in range(0, len(indices), batch):
-            x = dataset[indices[start : start + batch]][dataset.modality].to(module.device)
-            h = module.encoder(x.float() / 255 if x.dtype == torch.uint8 else x)
-            features.append(h.float().cpu())
-            projections.append(module.projector(h).float().cpu())
-    module.train(training)
-    return torch.cat(features), torch.cat(projections)
-
-
-def evaluate_encoder(
-    method: Method,
-    dataset: Dataset,
-    splits: Splits,
-    folder: Path,
-    seed: int,
-    layer: str = "features",
-    metrics: list[str] | None = None,
-) -> Any:
-    """Score a layer of the frozen model, features or projection; keep the test part's embeddings for the report."""
-    import torch
-
-    from counterpoint.evaluation import Embeddings, evaluate
-
-    labels, targets = dataset.labels, dataset.targets
-    sets, kept = {}, {}
-    for part in ("train", "val", "test"):
-        indices = getattr(splits, part)
-        features, projections = embed_items(method, dataset, indices)
-        scored = features if layer == "features" else projections
-        aims = None if targets is None else targets[indices]
-        sets[part] = Embeddings(scored.numpy(), None if labels is None else labels[indices], targets=aims)
-        kept = {"features": features.numpy(), "projections": projections.numpy(), "index": indices}
-    if labels is not None:
-        kept["labels"] = labels[splits.test]
-    if targets is not None:
-        kept["targets"] = targets[splits.test]
-    write_arrays(folder / "embeddings.npz", **kept)
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        torch.manual_seed(seed)
-        x = dataset[splits.test[:2048]][dataset.modality].to(method.device)
-        assert method.views is not None
-        look: Any = method.eval().encoder if layer == "features" else method.eval().project
-        pairs: Any = tuple(look(view).float().cpu().numpy() for view in list(method.views(x))[:2])
-    pairs = pairs if len(pairs) == 2 else None  # of one view there is nothing to compare
-    return evaluate(sets["train"], sets["val"], sets["test"], seed=seed, pairs=pairs, metrics=metrics)
-
-
-def bar(title: str) -> Tell:
-    """A progress bar on a terminal, a line every tenth of the way elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return _lines(title)
-    shown = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %  loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} items/s"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-    task = shown.add_task(title, total=1.0, loss=float("nan"), speed=0.0)
-    shown.start()
-
-    def tell(done: float, loss: float, speed: float) -> None:
-        shown.update(task, completed=done, loss=loss, speed=speed)
-        if done >= 1:
-            shown.stop()
-
-    return tell
-
-
-def _lines(title: str) -> Tell:
-    told = 0.0
-
-    def tell(done: float, loss: float, speed: float) -> None:
-        nonlocal told
-        if done >= told:
-            print(f"{title}: {done:4.0%}  loss {loss:.4f}  {speed:,.0f} items/s", file=sys.stderr, flush=True)
-            told = done + 0.1
-
-    return tell

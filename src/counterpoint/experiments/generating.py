@@ -18,7 +18,8 @@ from counterpoint.data.inflation import NOTE
 from counterpoint.data.packing import write_rows
 from counterpoint.evaluation import frechet, nearest
 from counterpoint.experiments.fit import plain
-from counterpoint.experiments.fitting import bar, load_data
+from counterpoint.experiments.preparing import load_data
+from counterpoint.experiments.progress import bar
 from counterpoint.experiments.run import Run, environment, now
 from counterpoint.files import atomic, write_json
 from counterpoint.generators import get

@@ -93,7 +93,7 @@ def measure(
     import numpy as np
 
     from counterpoint.evaluation import Embeddings
-    from counterpoint.experiments.fitting import load_data
+    from counterpoint.experiments.preparing import load_data
 
     if limit < 2:
         raise ValueError(f"limit: expected at least 2, got {limit}")

@@ -24,8 +24,6 @@ def runs_in(folder: Path) -> dict[str, list[Run]]:
 
 def write_board(folder: Path, plan: Any, metric: str | None, failures: list[tuple[str, str]]) -> None:
     """Rank the methods whose every seed is there, and write ``leaderboard.json`` and ``leaderboard.csv``."""
-    from counterpoint.evaluation import DESCRIPTIONS
-
     wanted = {name for name, _, _ in plan.fits} | {"raw", "pca"} & set(plan.baselines)
     runs = {name: found for name, found in runs_in(folder).items() if name in wanted}
     notes = list(plan.notes)
@@ -39,10 +37,11 @@ def write_board(folder: Path, plan: Any, metric: str | None, failures: list[tupl
     if metric is None:
         own = [e for name, found in evaluations.items() if name not in plan.baselines for e in found]
         classify = bool(own) and all("accuracy" in e.scores for e in own)
-        usual = next((name for name in ("mae", "knn") if name in measured), "effective_rank")
+        usual = next((name for name in ("mae", "knn", "pair_recall@1") if name in measured), "effective_rank")
         metric = "accuracy" if classify else usual
-    table = {m: _intervals(evaluations, m, plan.seeds) for m in DESCRIPTIONS}
-    if not table[metric]:
+    listed = dict.fromkeys(score for found in evaluations.values() for e in found for score in e.scores)
+    table = {m: _intervals(evaluations, m, plan.seeds) for m in listed}
+    if not table.get(metric):
         raise ValueError(f"metric: no method has a {metric}: the data lack the labels, the target or the items for it")
     rows = _rows(evaluations, metric, plan.seeds, plan.baselines)
     without = [name for name in runs if name not in table[metric]]
@@ -95,12 +94,12 @@ def _intervals(evaluations: dict[str, list[Any]], metric: str, seeds: int) -> di
 
 
 def _rows(evaluations: dict[str, list[Any]], metric: str, seeds: int, baselines: list[str]) -> list[dict[str, Any]]:
-    from counterpoint.evaluation import HIGHER_IS_BETTER
+    from counterpoint.evaluation import higher_is_better
     from counterpoint.evaluation.significance import leaderboard
 
     scores = {name: _stack(found, metric, seeds) for name, found in evaluations.items()}
     known = {name: values for name, values in scores.items() if values is not None}
-    ranked = leaderboard(known, higher_is_better=HIGHER_IS_BETTER[metric])
+    ranked = leaderboard(known, higher_is_better=higher_is_better(metric))
     ranks = [row.rank for row in ranked]
     rows = []
     for row in ranked:

@@ -43,16 +43,16 @@ def _reopen(config: dict[str, Any], dataset: Dataset | None = None) -> tuple[Dat
     import inspect
 
     from counterpoint.experiments.fit import fit
-    from counterpoint.experiments.fitting import load_data
+    from counterpoint.experiments.preparing import load_data, views_for
     from counterpoint.methods import get, names
-    from counterpoint.views import resolve
 
     config = {name: p.default for name, p in inspect.signature(fit).parameters.items()} | config
     if dataset is None:
-        dataset = load_data(config["data"], {**config, "method": "untrained"})[0]
+        several = any(config.get(name) for name in ("text", "audio", "signal", "modalities"))
+        dataset = load_data(config["data"], {**config, "method": "untrained_towers" if several else "untrained"})[0]
     known = config["method"] in names()  # a class that a file names is not imported
     asked = get(config["method"]).auto_views if config["views"] == "auto" and known else config["views"]
-    return dataset, resolve(asked, modality=dataset.modality, shape=dataset.shape)
+    return dataset, views_for(dataset, asked)
 
 
 def write_run_report(run: Run, dataset: Dataset, views: Any) -> Path:
@@ -66,7 +66,7 @@ def write_run_report(run: Run, dataset: Dataset, views: Any) -> Path:
 
 def run_data(run: Run, dataset: Dataset, views: Any = None) -> RunData:
     """What the page shows of a run; ``views`` adds examples of what was contrasted."""
-    from counterpoint.evaluation import DESCRIPTIONS
+    from counterpoint.evaluation import description
     from counterpoint.web import RunData
 
     evaluation, kept = run.evaluation, run.embeddings
@@ -79,7 +79,7 @@ def run_data(run: Run, dataset: Dataset, views: Any = None) -> RunData:
         environment=run.environment,
         summary=_summary(run),
         scores=run.scores,
-        descriptions=DESCRIPTIONS,
+        descriptions={name: description(name) for name in run.scores},
         notes=list(evaluation.notes) if evaluation else [],
         skipped=[tuple(pair) for pair in run.status.get("skipped", [])],
         history=run.metrics,
@@ -133,6 +133,13 @@ def _summary(run: Run) -> str:
         explained = f" and explains {scores['r2']:.0%} of its variance" if scores.get("r2", 0) > 0 else ""
         missed = number(scores["mae"])
         return f"A linear regression on the frozen embeddings misses the target by {missed} on average{explained}."
+    if "pair_recall@1" in scores:
+        told = f"{scores['pair_recall@1']:.1%} of the test items find their own in another modality as the nearest"
+        if "zero_shot" in scores:
+            told += f"; {scores['zero_shot']:.1%} are nearest to the sentence that names their class"
+        elif "knn" in scores:
+            told += f"; {scores['knn']:.1%} are classified rightly by the nearest neighbours of their fused vectors"
+        return f"{told}."
     if "knn" in scores:
         return (
             f"{scores['knn']:.1%} of the test items are classified rightly by their nearest neighbours, "
@@ -148,7 +155,8 @@ def _confusion(evaluation: Evaluation | None) -> np.ndarray | None:
 
 
 def _thumbnails(dataset: Dataset, index: np.ndarray | None) -> Any:
-    if index is None or dataset.modality != "image":
+    has = dataset.modality == "image" or "image" in getattr(dataset, "kinds", {}).values()
+    if index is None or not has:
         return None
     return lambda item: dataset.thumbnail(int(index[item]))
 
@@ -186,7 +194,7 @@ def example_views(dataset: Dataset, index: np.ndarray | None, views: Any) -> np.
 
 def write_comparison_report(comparison: Comparison, dataset: Dataset | None = None) -> Path:
     """Write ``report.html`` into the folder of a comparison; without ``dataset`` it is opened again."""
-    from counterpoint.evaluation import DESCRIPTIONS
+    from counterpoint.evaluation import description
     from counterpoint.web import ComparisonData, comparison_page, write
 
     config, board = comparison.config, comparison.board
@@ -205,7 +213,7 @@ def write_comparison_report(comparison: Comparison, dataset: Dataset | None = No
             rows=[_row(row) for row in board["rows"]],
             data=board["data"],
             metrics={name: {m: tuple(v) for m, v in of.items()} for name, of in board["metrics"].items()},
-            descriptions=DESCRIPTIONS,
+            descriptions={m: description(m) for of in board["metrics"].values() for m in of},
             runs=shown,
             settings=config,
             environment=comparison.environment,

@@ -22,6 +22,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
@@ -268,10 +269,17 @@ class Monitor:
             module.train(training)
         return seen
 
-    def _similarities(self, module: Any, epoch: int) -> dict[str, Any]:
+    def _pairs(self, module: Any) -> tuple[Tensor, Tensor]:
+        """Unit vectors (N, D) of two views of the items."""
         views = list(module.views(self.items.to(module.device)))
         # of one view, an item's only positive is itself
         first, second = (normalize(module.project(view).float()) for view in (views * 2)[:2])
+        return first, second
+
+    def _similarities(self, module: Any, epoch: int) -> dict[str, Any]:
+        first, second = self._pairs(module)
+        if len(first) < 2:
+            return {}
         others = (first @ second.T)[~torch.eye(len(first), dtype=torch.bool, device=first.device)]
         self._append(epoch, (first * second).sum(1), others)
         found = collapse(first)
@@ -308,6 +316,27 @@ class Monitor:
             Embeddings(_embed(module, inputs).cpu().numpy(), labels) for inputs, labels in (self.gallery, self.queries)
         )
         return float((knn(gallery, queries) == queries.labels).mean())
+
+
+class PairMonitor(Monitor):
+    """The same of items of several modalities: similarities between the first two, and whether one finds the other.
+
+    Args:
+        items: a batch of up to 512 validation items.
+    """
+
+    items: Any
+
+    def _pairs(self, module: Any) -> tuple[Tensor, Tensor]:
+        return module.similar(move_data_to_device(self.items, module.device))
+
+    def _similarities(self, module: Any, epoch: int) -> dict[str, Any]:
+        seen = super()._similarities(module, epoch)
+        first, second = self._pairs(module)
+        if len(first) > 1:
+            nearest = (first @ second.T).argmax(1).cpu()
+            seen["pair_recall@1"] = float((nearest == torch.arange(len(first))).float().mean())
+        return seen
 
 
 def _embed(module: Any, inputs: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ class Method(lightning.LightningModule):
         return {}
 
     @abstractmethod
-    def loss(self, views: Sequence[Tensor], batch: dict[str, Any]) -> Tensor:
+    def loss(self, views: Sequence[Any], batch: dict[str, Any]) -> Tensor:
         """The paper: a scalar from the views of a batch."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -236,7 +236,8 @@ class Method(lightning.LightningModule):
         if self.n_views is not None and len(views) != self.n_views:
             raise ValueError(f"views: {type(self).__name__} contrasts {self.n_views} views, and there are {len(views)}")
         loss = self.loss(views, batch)
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(views[0]))
+        size = len(batch["index"]) if "index" in batch else len(views[0])
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=size)
         return loss
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:

@@ -42,6 +42,7 @@ from counterpoint.views.image import (
     Solarize,
     VerticalFlip,
 )
+from counterpoint.views.modalities import ModalityViews, resolve_each
 from counterpoint.views.pipeline import Pipeline, Views
 from counterpoint.views.pipelines import names, resolve
 from counterpoint.views.transform import Transform
@@ -61,6 +62,7 @@ __all__ = [
     "GaussianNoise",
     "Grayscale",
     "HorizontalFlip",
+    "ModalityViews",
     "Pipeline",
     "RandomErasing",
     "RandomResizedCrop",
@@ -72,4 +74,5 @@ __all__ = [
     "Views",
     "names",
     "resolve",
+    "resolve_each",
 ]

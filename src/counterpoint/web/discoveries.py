@@ -1,4 +1,4 @@
-"""What a method found out, drawn: shades, pictures, lines and points."""
+"""What a method found out, drawn: shades, pictures, lines, points and texts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from counterpoint.findings import Curves, Finding, Heatmap, Pictures, Scatter
+from counterpoint.findings import Captions, Curves, Finding, Heatmap, Pictures, Scatter
 from counterpoint.web import panels
 from counterpoint.web.axes import LETTER, drawing, text
 from counterpoint.web.figures import Series, short
@@ -15,6 +15,7 @@ from counterpoint.web.images import thumbnail
 from counterpoint.web.lines import curves, thinned
 from counterpoint.web.markup import Html, element, number
 from counterpoint.web.scatter import groups
+from counterpoint.web.tables import plain_table
 
 _SIDE = 64  # pixels of a picture
 _WIDE = 440
@@ -30,6 +31,8 @@ def _draw(finding: Finding) -> Html:
         return heatmap(finding)
     if isinstance(finding, Scatter):
         return groups(finding.groups, finding.joined, finding.title)
+    if isinstance(finding, Captions):
+        return captions(finding)
     return pictures(finding) if isinstance(finding, Pictures) else lines(finding)
 
 
@@ -70,6 +73,8 @@ def _brief(value: float) -> str:
 def pictures(finding: Pictures) -> Html:
     """Rows and columns of pictures, under the names of the columns."""
     images = finding.images
+    if finding.captions:
+        return _captioned(finding)
     made = tiles([[thumbnail(image, _SIDE) for image in row] for row in images], finding.title)
     if max(images.shape[2:4]) >= panels.SMOOTH_SIDE:
         made = Html(made.replace('class="', 'class="smooth ', 1))
@@ -79,6 +84,25 @@ def pictures(finding: Pictures) -> Html:
     return Html(made + element("p", f"Columns: {listed}.", class_="lead"))
 
 
+def _captioned(finding: Pictures) -> Html:
+    """Pictures with a text under each, in a table whose columns have names."""
+    smooth = " smooth" if max(finding.images.shape[2:4]) >= panels.SMOOTH_SIDE else ""
+    rows = []
+    for images, captions in zip(finding.images, finding.captions, strict=True):
+        cells = [
+            element(
+                "td",
+                element("img", src=thumbnail(image, _SIDE), alt=caption, width=_SIDE, class_=f"picture{smooth}"),
+                element("span", caption, class_="caption"),
+            )
+            for image, caption in zip(images, captions, strict=True)
+        ]
+        rows.append(element("tr", cells))
+    heads = list(finding.columns)
+    head = element("thead", element("tr", [element("th", name, scope="col") for name in heads])) if heads else None
+    return element("div", element("table", head, element("tbody", rows), class_="captioned"), class_="scroll")
+
+
 def lines(finding: Curves) -> Html:
     """The lines with their names at their ends; long ones are averaged over stretches."""
     shown = []
@@ -86,3 +110,17 @@ def lines(finding: Curves) -> Html:
         x, y = thinned(finding.x), thinned(values)
         shown.append(Series(name, x.tolist(), y.tolist(), at, dashed=at % 2 == 1))
     return curves(shown, finding.x_label, finding.y_label, signed=False)
+
+
+def captions(finding: Captions) -> Html:
+    """A row for each item: its picture, if there is one, and the texts."""
+    rows = []
+    for at, line in enumerate(finding.lines):
+        cells = [element("td", text) for text in line]
+        if finding.images is not None:
+            picture = element("img", src=Html(thumbnail(finding.images[at], _SIDE)), alt=f"item {at + 1}")
+            cells.insert(0, element("td", picture))
+        rows.append(element("tr", cells))
+    heads = dict.fromkeys(([] if finding.images is None else ["Picture"]) + list(finding.columns))
+    smooth = finding.images is not None and max(finding.images.shape[1:3]) >= panels.SMOOTH_SIDE
+    return plain_table(heads, rows, "captions smooth" if smooth else "captions")

@@ -60,6 +60,27 @@ METRICS: dict[str, Metric] = {
     "spearman": Metric(
         "Order (Spearman)", "Rank correlation of target distance and embedding distance over pairs of test items."
     ),
+    "pair_recall@1": Metric(
+        "Pair recall@1",
+        "Share of test items in one modality whose nearest item in another is their own; without more said, the mean "
+        "over all directions.",
+    ),
+    "pair_recall@5": Metric("Pair recall@5", "The same with their own among the five nearest."),
+    "pair_recall@10": Metric("Pair recall@10", "The same with their own among the ten nearest."),
+    "zero_shot": Metric(
+        "Zero-shot accuracy", "Share of test items nearest to the sentence that names their class; no label was used."
+    ),
+    "transfer": Metric(
+        "Transfer",
+        "Share of test items of one modality nearest to the mean training vector that their class has in another.",
+    ),
+    "gap_distance": Metric(
+        "Gap", "Distance between the mean unit vectors of two modalities; 0 where they lie in one place.", False
+    ),
+    "gap_separability": Metric(
+        "Gap, separability", "Accuracy of a linear classifier that tells modalities apart; 0.5 is no gap.", False
+    ),
+    "pair_cosine": Metric("Pair cosine", "Mean cosine between two modalities of one item.", None),
     "alignment": Metric(
         "Alignment", "Mean squared distance between two views of one item on the unit sphere; lower is tighter.", False
     ),
@@ -154,7 +175,10 @@ def metric(name: str, descriptions: Mapping[str, str] | None = None) -> Metric:
     """
     given = (descriptions or {}).get(name)
     bare = name.removeprefix("val_").removeprefix("val/").removeprefix("test_")
+    bare, _, where = bare.partition(":")
     entry = METRICS.get(bare)
+    if entry is not None and where:
+        return Metric(f"{entry.title}, {where.replace('>', ' to ')}", given or entry.meaning, entry.higher_is_better)
     if entry is None:
         return Metric(name.replace("_", " "), given or "", None)
     return Metric(entry.title, given or entry.meaning, entry.higher_is_better)

@@ -28,6 +28,7 @@ from counterpoint.web.verdict import verdict
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 LABELLED = (
+    *("pair_recall@1", "zero_shot", "transfer", "pair_recall@5", "pair_recall@10"),
     *("accuracy", "knn", "probe", "probe_1", "probe_5", "probe_10", "recall@1", "recall@5", "recall@10", "map"),
     *("mae", "rmse", "r2", "pearson", "gm_error", "mae_many", "mae_medium", "mae_few", "mae_10", "mae_50", "knn_mae"),
     "spearman",
@@ -204,7 +205,7 @@ def _metrics(data: ComparisonData) -> Section | None:
     names = _metric_names(data)
     if not names:
         return None
-    useful = [name for name in names if name in LABELLED or name == data.metric]
+    useful = [name for name in names if name.partition(":")[0] in LABELLED or name == data.metric]
     others = [name for name in names if name not in useful]
     captions = ((useful, "How useful the embeddings are"), (others, "Clusters and geometry"))
     parts = [tables.metric_table(data.metrics, part, data.descriptions, text) for part, text in captions if part]

@@ -1,0 +1,155 @@
+"""What methods of several modalities share: towers, batches with gaps, a learned scale, and figures of retrieval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from counterpoint.encoders import MultimodalEncoder
+from counterpoint.methods.base import Method, Recipe
+from counterpoint.objectives.inputs import normalize, positive
+
+View = Mapping[str, Any]
+
+
+class LogitScale(nn.Module):
+    """A learned scale of similarities, the inverse of a temperature: ``exp(s)``.
+
+    Args:
+        init: where it starts; 1/0.07, CLIP's.
+        largest: it is clamped to after each step; 100, CLIP's.
+        learn: ``False`` keeps it.
+
+    ``scale()`` gives a 0-d tensor; :meth:`clamp` is to be called after each optimiser step.
+    """
+
+    def __init__(self, init: float = 1 / 0.07, largest: float = 100.0, learn: bool = True) -> None:
+        super().__init__()
+        positive(init=init, largest=largest)
+        if init > largest:
+            raise ValueError(f"init: {init} is above the largest scale {largest}")
+        self.log = nn.Parameter(torch.tensor(math.log(init)), requires_grad=learn)
+        self.largest = largest
+
+    def forward(self) -> Tensor:
+        return self.log.exp()
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Keep the scale at most ``largest``."""
+        self.log.clamp_(max=math.log(self.largest))
+
+
+class Multimodal(Method):
+    """A method whose batches hold several modalities, each with a tower into one space.
+
+    A batch is a dict: an entry for each modality by its name, ``batch["present"]`` with a bool (B,) for each, and
+    index, label and target as ever. :meth:`loss` is given a list of views, dicts of one input per modality.
+
+    Args:
+        encoder: the towers; heads into the common space are attached unless it has them.
+        views: a callable ``views(batch, names)``; see :class:`~counterpoint.views.ModalityViews`.
+        recipe: see :class:`~counterpoint.methods.base.Method`.
+        dim: D of the common space; 128 here, 512 in CLIP's smallest.
+        head: from features into it, see :meth:`~counterpoint.encoders.MultimodalEncoder.attach`.
+        freeze: names of towers whose encoders stay as they are (a locked tower, LiT: Zhai et al. 2022).
+
+    Raises:
+        ValueError: a single modality where the method needs two, or a name that is no tower.
+    """
+
+    n_views = 1
+    multimodal: ClassVar[bool] = True
+    least_modalities: ClassVar[int] = 2
+    encoder: MultimodalEncoder  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        encoder: MultimodalEncoder,
+        views: Any = None,
+        recipe: Recipe | None = None,
+        dim: int = 128,
+        head: str = "linear",
+        freeze: Sequence[str] = (),
+    ) -> None:
+        super().__init__(encoder, views, recipe)  # type: ignore[arg-type]
+        if len(encoder.towers) < self.least_modalities:
+            raise ValueError(
+                f"modalities: {type(self).__name__} needs {self.least_modalities}, and there is only "
+                f"{', '.join(encoder.towers)}; name columns with image, text, audio, signal or modalities"
+            )
+        encoder.attach(dim, head)
+        for name in [freeze] if isinstance(freeze, str) else freeze:
+            if name not in encoder.towers:
+                raise ValueError(f"freeze: there is no modality {name!r}; there are {', '.join(encoder.towers)}")
+            encoder.towers[name].freeze()
+
+    @property
+    def names(self) -> list[str]:
+        """Of the modalities, in order."""
+        return list(self.encoder.towers)
+
+    def forward(self, x: Any) -> Any:
+        """Embeddings of a batch, ``{name: z (B, D)}``."""
+        return self.encoder(x)
+
+    def embed(self, view: View) -> dict[str, Tensor]:
+        """``{name: z (B, D)}`` of a view, raw."""
+        return self.encoder(view)
+
+    def make_views(self, batch: dict[str, Any]) -> Sequence[Any]:
+        with torch.autocast(self.device.type, enabled=False):
+            if self.views is None:
+                return [{name: batch[name] for name in self.names if name in batch}]
+            views: Any = self.views
+            return views(batch, self.names)
+
+    @staticmethod
+    def both(batch: Mapping[str, Any], *names: str) -> Tensor | None:
+        """Bool (B,): the items that have all of these modalities; ``None`` where the batch says nothing of it."""
+        told = batch.get("present")
+        if told is None:
+            return None
+        found: Tensor | None = None
+        for name in names:
+            found = told[name] if found is None else found & told[name]
+        return found
+
+    def pairs(self, z: Mapping[str, Tensor], batch: Mapping[str, Any]) -> list[tuple[str, str, Tensor, Tensor]]:
+        """Every two modalities, with the embeddings of the items that have both, where at least two items do."""
+        found = []
+        for a, b in combinations([name for name in self.names if name in z], 2):
+            there = self.both(batch, a, b)
+            if there is None or bool(there.all()):
+                x, y = z[a], z[b]
+            else:
+                x, y = z[a][there], z[b][there]
+            if len(x) > 1:
+                found.append((a, b, x, y))
+        if found and self.watching:
+            self.watch_batch(found[0][2], found[0][3])
+        return found
+
+    def nothing(self, z: Mapping[str, Tensor]) -> Tensor:
+        """A loss of 0 that all embeddings have a part in, for a batch in which no two items can be compared."""
+        return torch.stack([part.sum() for part in z.values()]).sum() * 0
+
+    @torch.no_grad()
+    def similar(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Unit vectors (M, D) of the first two modalities, of the M items of a batch that have both."""
+        view = self.make_views(batch)[0]
+        z = self.embed(view)
+        a, b = self.names[:2]
+        there = self.both(batch, a, b)
+        keep = slice(None) if there is None else there
+        return normalize(z[a][keep].float()), normalize(z[b][keep].float())
+
+    def findings(self, dataset: Any, indices: Any) -> Sequence[Any]:
+        from counterpoint.methods.multimodal._figures import figures
+
+        return figures(self, dataset, indices)
