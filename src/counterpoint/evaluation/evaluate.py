@@ -74,6 +74,12 @@ DESCRIPTIONS = {
 }
 """A line of plain English for each score."""
 
+OF_MODALITIES = (
+    *("pair_recall@1", "pair_recall@5", "pair_recall@10", "zero_shot", "transfer"),
+    *("gap_distance", "gap_separability", "pair_cosine"),
+)
+"""Scores that :func:`evaluate` does not give: those between modalities, of :func:`evaluate_modalities`."""
+
 OF_A_CLASSIFIER = ("accuracy", "scatter")
 """Scores that :func:`evaluate` does not give: those of a classifier that was trained with the encoder."""
 
@@ -178,7 +184,7 @@ def evaluate(
     Raises:
         ValueError: an unknown metric, dimensions that differ, or views that are not pairs.
     """
-    wanted = known_metrics(metrics) - set(OF_A_CLASSIFIER)
+    wanted = known_metrics(metrics) - {*OF_A_CLASSIFIER, *OF_MODALITIES}
     widths = [part.vectors.shape[1] for part in (train, val, test) if part is not None]
     if len(set(widths)) > 1:
         raise ValueError(f"train, val, test: expected one dimension D, got {widths}.")
@@ -416,6 +422,7 @@ __all__ = [
     "DESCRIPTIONS",
     "HIGHER_IS_BETTER",
     "OF_A_CLASSIFIER",
+    "OF_MODALITIES",
     "UNLABELLED",
     "Evaluation",
     "description",
