@@ -30,7 +30,7 @@ from counterpoint.encoders.gates import PairGate
 from counterpoint.encoders.heads import ReweightingHead, SymmetricReLU, identity_head, make_head, mlp_head
 from counterpoint.encoders.informative import InformativeEncoder, informative_embedding
 from counterpoint.encoders.multihead import MultiHeadProjector
-from counterpoint.encoders.multimodal import MultimodalEncoder, Tower
+from counterpoint.encoders.multimodal import MultimodalEncoder, Tower, TowerEncoder
 from counterpoint.encoders.prototypes import Prototypes
 from counterpoint.encoders.signals import LogMelNet, SignalNet
 from counterpoint.encoders.text import TextEncoder, TextTransformer, build_text_encoder
@@ -62,6 +62,7 @@ __all__ = [
     "TokenEncoder",
     "Tokenizer",
     "Tower",
+    "TowerEncoder",
     "VectorDecoder",
     "build",
     "build_text_encoder",

@@ -66,6 +66,11 @@ class Encoder(nn.Module):
             x = x.float() / 255
         return self.backbone((x - self.mean) / self.std)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.mean.device
+
     def tokens(self, x: Tensor) -> Tensor:
         """What the backbone has before it averages: (B, T, C), a vector for each place of an image or a signal.
 

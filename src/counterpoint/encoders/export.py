@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from counterpoint.encoders.encoder import Encoder, load
+from counterpoint.encoders.multimodal import MultimodalEncoder
 from counterpoint.files import atomic
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def export(
         raise ValueError(f"out: expected a folder for format='safetensors', and {out} is a file")
     if not overwrite and out.exists() and (out.is_file() or any(out.iterdir())):
         raise FileExistsError(f"out: {out} exists already; replace it with overwrite, or name another")
+    if format == "onnx" and encoder.modality == "multimodal":
+        raise ValueError(f"format: ONNX holds one encoder, and {run} has a tower for each modality; take safetensors")
     if format == "onnx":
         _write_onnx(encoder, out, opset, check)
     else:
@@ -90,7 +93,7 @@ def _scores(run: Path) -> dict[str, float]:
     return {name: float(value) for name, value in told.items() if isinstance(value, int | float)}
 
 
-def model_card(encoder: Encoder, scores: dict[str, float]) -> str:
+def model_card(encoder: Encoder | MultimodalEncoder, scores: dict[str, float]) -> str:
     """What an encoder is and how to open it, as Markdown with the front matter that model hubs read.
 
     Args:
@@ -101,13 +104,20 @@ def model_card(encoder: Encoder, scores: dict[str, float]) -> str:
     name, method, data = config["name"], extra.get("method"), extra.get("data")
     size = " x ".join(map(str, encoder.shape))
     weights = sum(parameter.numel() for parameter in encoder.parameters())
-    is_image = encoder.modality == "image"
-    what = f"images ({size}) with pixels in [0, 1], or as uint8" if is_image else f"vectors of {size} numbers"
+    towers = encoder.towers if isinstance(encoder, MultimodalEncoder) else {}
+    what = {
+        "image": f"images ({size}) with pixels in [0, 1], or as uint8; it standardises them itself",
+        "multimodal": ", ".join(f"{key} ({tower.kind})" for key, tower in towers.items()),
+    }.get(encoder.modality, f"vectors of {size} numbers; it standardises them itself")
+    count = encoder.dim if isinstance(encoder, MultimodalEncoder) else encoder.features
+    use = [f"features = encoder.embed(torch.rand(4, {', '.join(map(str, encoder.shape))}))  # (4, {count})"]
+    if towers:
+        use = [f'vectors = encoder.embed("{key}", items)  # (N, {count}), of length 1' for key in towers]
     trained = "".join(f" {word} {value}" for word, value in (("by", method), ("on", data)) if value)
     facts = {
         "Encoder": f"`{name}`, {weights:,} weights",
-        "Input": f"{what}; it standardises them itself",
-        "Output": f"{encoder.features} features; compare them by cosine similarity",
+        "Input": what,
+        "Output": f"{count} {'dimensions in one space' if towers else 'features'}; compare them by cosine similarity",
         "Method": method,
         "Data": data,
         "Seed": extra.get("seed"),
@@ -129,7 +139,7 @@ def model_card(encoder: Encoder, scores: dict[str, float]) -> str:
         "from counterpoint import Encoder",
         "",
         'encoder = Encoder.from_pretrained("path/to/this/folder")',
-        f"features = encoder.embed(torch.rand(4, {', '.join(map(str, encoder.shape))}))  # (4, {encoder.features})",
+        *use,
         "```",
     ]
     if scores:

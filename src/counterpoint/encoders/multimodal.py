@@ -67,6 +67,43 @@ class Tower(nn.Module):
         return self.head(self.features(x))
 
 
+class TowerEncoder(nn.Module):
+    """One tower of a :class:`MultimodalEncoder` as an encoder of its own: from a modality into the common space.
+
+    Args:
+        whole: the encoder of all modalities, with heads.
+        name: of the tower.
+
+    ``features`` is D; ``modality``, ``shape`` and ``embed`` are as of an encoder of that modality alone.
+    """
+
+    def __init__(self, whole: MultimodalEncoder, name: str) -> None:
+        super().__init__()
+        if name not in whole.towers:
+            raise ValueError(f"modality: there is no {name!r}; there are {', '.join(whole.towers)}")
+        self.tower, self.name = whole.towers[name], name
+        self.features, self.config = whole.dim, {**whole.config, "tower": name}
+        self.modality, self.shape = self.tower.kind, tuple(self.tower.encoder.shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.tower.parameters()).device
+
+    def forward(self, x: Any) -> Tensor:
+        return self.tower(x)
+
+    @torch.no_grad()
+    def embed(self, x: Any, batch_size: int = 512) -> Tensor:
+        """Embeddings (N, D) float32, raw, in evaluation mode and batches; the mode it was in is restored."""
+        training = self.training
+        self.eval()
+        try:
+            return torch.cat([self(x[at : at + batch_size]).float() for at in range(0, len(x), batch_size)])
+        finally:
+            self.train(training)
+
+
 class MultimodalEncoder(nn.Module):
     """A tower for each modality.
 
@@ -141,15 +178,7 @@ class MultimodalEncoder(nn.Module):
     @torch.no_grad()
     def embed(self, name: str, x: Any, batch_size: int = 512) -> Tensor:
         """Unit vectors (N, D) float32 of N items of a modality, in evaluation mode and batches."""
-        if name not in self.towers:
-            raise ValueError(f"modality: there is no {name!r}; there are {', '.join(self.towers)}")
-        training, tower = self.training, self.towers[name]
-        self.eval()
-        try:
-            parts = [tower(x[at : at + batch_size]).float() for at in range(0, len(x), batch_size)]
-            return nn.functional.normalize(torch.cat(parts), dim=1)
-        finally:
-            self.train(training)
+        return nn.functional.normalize(TowerEncoder(self, name).embed(x, batch_size), dim=1)
 
     def save(self, folder: str | os.PathLike[str], **extra: Any) -> Path:
         """Write ``config.json``, ``model.safetensors`` and the tokenizers into a folder, each atomically."""

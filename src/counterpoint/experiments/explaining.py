@@ -60,6 +60,7 @@ def of_run(folder: str, items: int, views: int, root: str | None, seed: int) -> 
     """
     import numpy as np
 
+    from counterpoint.data import MultimodalDataset
     from counterpoint.experiments.reports import _reopen
     from counterpoint.experiments.run import Run
 
@@ -71,8 +72,15 @@ def of_run(folder: str, items: int, views: int, root: str | None, seed: int) -> 
     test = np.sort(np.random.default_rng(seed).permutation(test)[:items])
     if len(test) < 4:
         raise ValueError(f"run: {folder} has {len(test)} test items, which is too few to look at")
-    x = dataset[test][dataset.modality]
     made: list[Tensor] = []
+    if isinstance(dataset, MultimodalDataset):  # its modalities are the views
+        whole = test[np.logical_and.reduce([dataset.present(name)[test] for name in dataset.kinds])]
+        if len(whole) < 4:
+            raise ValueError(f"run: {folder} has {len(whole)} test items with all modalities, too few to look at")
+        with torch.inference_mode():
+            made = list(model.encoder(dataset[whole]).values())
+        test, views = whole, len(made)
+    x = None if made else dataset[test][dataset.modality]
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(seed)
         while len(made) < views:

@@ -98,6 +98,8 @@ def measure(
     if limit < 2:
         raise ValueError(f"limit: expected at least 2, got {limit}")
     model = run.model(method)
+    if getattr(model, "multimodal", False):
+        raise ValueError(f"run: layers are probed of encoders of one modality, and {run.folder} has a tower for each")
     config = {**run.config, "method": "untrained", "splits": run.folder / "splits.npz", "labels_per_class": None}
     config |= {name: value for name, value in (("labels", labels), ("root", root)) if value is not None}
     dataset, splits, _, _ = load_data(config["data"] if data is None else data, config)

@@ -33,7 +33,12 @@ def embed(
     device: str = "auto",
     labels: str | None = None,
     image: str | None = None,
+    text: str | None = None,
+    audio: str | None = None,
+    signal: str | None = None,
     features: list[str] | None = None,
+    modalities: dict[str, Any] | None = None,
+    modality: str | None = None,
     image_size: int | None = None,
     root: str | None = None,
     download: bool = False,
@@ -57,7 +62,11 @@ def embed(
         device: auto (a GPU where there is one), cpu, cuda, ...: torch's.
         labels: column, key or file of the labels where the data do not say.
         image: column of images in a table.
+        text, audio, signal: columns of a table, for an encoder of several modalities.
         features: columns of numbers in a table.
+        modalities: more columns, as for fit.
+        modality: which of several modalities to embed, by its name; default the first that the data have. Items that
+            lack it are left out.
         image_size: side of the images in pixels, where it should not be the encoder's own.
         root: where a data set named by a word lies on this machine.
         download: allow fetching the data from the hub.
@@ -92,8 +101,9 @@ def embed(
     options: dict[str, Any] = {
         "labels": labels, "image": image, "features": features, "image_size": image_size, "root": root,
         "download": download, "limit": limit, "max_corrupt": max_corrupt,
+        "text": text, "audio": audio, "signal": signal, "modalities": modalities,
     }  # fmt: skip
-    encoder = load_encoder(run)
+    encoder = tower_of(load_encoder(run), modality)
     dataset = dataset_for(encoder, data, **options)
     about = describe(encoder, data, dataset)
     write_embeddings(
@@ -130,6 +140,47 @@ def write_embeddings(
     write(target, blocks, encoder.features, {**about, "normalized": normalize})
 
 
+def tower_of(encoder: Any, modality: str | None, default: str | None = None) -> Any:
+    """The encoder of one modality; of several, that of ``modality``, of ``default``, or of the first.
+
+    Raises:
+        ValueError: a modality that there is not, or one of an encoder that takes but one.
+    """
+    from counterpoint.encoders import MultimodalEncoder, TowerEncoder
+
+    if isinstance(encoder, MultimodalEncoder):
+        return TowerEncoder(encoder, modality or default or next(iter(encoder.towers)))
+    if modality is not None:
+        raise ValueError(f"modality: the encoder takes {encoder.modality}s alone; leave it out")
+    return encoder
+
+
+def items_of(dataset: Dataset, encoder: Any, rows: Any) -> Any:
+    """Items of a data set as an encoder takes them, on its device."""
+    batch = dataset[rows]
+    x = batch[encoder.name if dataset.modality == "multimodal" else dataset.modality]
+    return x.to(encoder.device) if isinstance(x, torch.Tensor) else x
+
+
+def _of_several(encoder: Any, dataset: Any) -> Dataset:
+    """The items that have the modality which the encoder takes; texts are their own names."""
+    from counterpoint.data import Names
+
+    if not hasattr(encoder, "name") or encoder.name not in dataset.kinds:
+        named = getattr(encoder, "name", encoder.modality)
+        raise ValueError(f"data: {dataset.name!r} holds {', '.join(dataset.kinds)}, and {named!r} is wanted")
+    kind = {"audio": "signal"}.get(dataset.kinds[encoder.name], dataset.kinds[encoder.name])
+    if kind != encoder.modality or dataset.shapes[encoder.name] != encoder.shape:
+        raise ValueError(
+            f"data: {encoder.name!r} holds {_called(kind, dataset.shapes[encoder.name])}, and the encoder takes "
+            f"{_called(encoder.modality, encoder.shape)}."
+        )
+    found = dataset.subset(dataset.present(encoder.name))
+    if kind == "text":
+        found.ids = Names.of(found.texts(encoder.name))
+    return found  # type: ignore[no-any-return]
+
+
 def dataset_for(encoder: Encoder, data: Any, *, image_size: int | None = None, **options: Any) -> Dataset:
     """Load data in the shape that an encoder takes.
 
@@ -144,6 +195,8 @@ def dataset_for(encoder: Encoder, data: Any, *, image_size: int | None = None, *
     if encoder.modality == "image":
         options |= {"image_size": height_width, "channels": encoder.shape[0]}
     dataset = load(data, **options)
+    if dataset.modality == "multimodal":
+        return _of_several(encoder, dataset)
     if dataset.modality != encoder.modality or dataset.shape != shape:
         raise ValueError(
             f"data: {dataset.name!r} holds {_called(dataset.modality, dataset.shape)}, and the encoder takes "
@@ -181,8 +234,8 @@ def vectors_of(dataset: Dataset, encoder: Encoder, batch_size: int, start: int, 
     """
     parts = []
     for at in range(start, stop, batch_size):
-        x = dataset[at : min(at + batch_size, stop)][dataset.modality]
-        parts.append(encoder.embed(x.to(encoder.mean.device), batch_size).cpu().numpy())
+        x = items_of(dataset, encoder, slice(at, min(at + batch_size, stop)))
+        parts.append(encoder.embed(x, batch_size).cpu().numpy())
     vectors = np.concatenate(parts)
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
@@ -233,7 +286,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 def describe(encoder: Encoder, data: Any, dataset: Dataset) -> dict[str, Any]:
     """What to record of the embeddings: the encoder, the data, and digests that change when these do."""
-    weights, content = weights_digest(encoder), data_digest(data, dataset)
+    weights, content = weights_digest(encoder), data_digest(data, dataset, encoder)
     return {
         "format": 1,
         "encoder": encoder.config,
@@ -256,7 +309,7 @@ def weights_digest(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
-def data_digest(data: Any, dataset: Dataset) -> str:
+def data_digest(data: Any, dataset: Dataset, encoder: Any) -> str:
     """A digest of what was embedded: shape, names, labels, and size and time of the files.
 
     Where ``data`` is no path, the content of a thousand items spread evenly stands for that of all.
@@ -275,7 +328,8 @@ def data_digest(data: Any, dataset: Dataset) -> str:
                 digest.update(os.fsencode(file) + f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     else:
         some = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _SAMPLE)).astype(np.int64))
-        digest.update(dataset[some][dataset.modality].contiguous().numpy().data)
+        x = items_of(dataset, encoder, some)
+        digest.update(x.cpu().contiguous().numpy().data if isinstance(x, torch.Tensor) else repr(x).encode())
     return digest.hexdigest()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from counterpoint.search.answers import Hit, Query
-from counterpoint.search.embedding import dataset_for, describe, item_of, weights_digest, write_embeddings
+from counterpoint.search.embedding import dataset_for, describe, item_of, tower_of, weights_digest, write_embeddings
 from counterpoint.search.index import Index, build_index
 from counterpoint.search.page import picture_file, picture_of, write_page
 from counterpoint.search.store import Store
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from counterpoint.data import Dataset
     from counterpoint.encoders import Encoder
 
-_READING = ("labels", "image", "features", "root", "download", "limit", "max_corrupt")
+_READING = (
+    *("labels", "image", "text", "audio", "signal", "features", "modalities"),
+    *("root", "download", "limit", "max_corrupt"),
+)
 
 
 def search(
@@ -33,7 +36,12 @@ def search(
     out: str | None = None,
     labels: str | None = None,
     image: str | None = None,
+    text: str | None = None,
+    audio: str | None = None,
+    signal: str | None = None,
     features: list[str] | None = None,
+    modalities: dict[str, Any] | None = None,
+    modality: str | None = None,
     root: str | None = None,
     download: bool = False,
     limit: int | None = None,
@@ -47,8 +55,8 @@ def search(
 
     Args:
         run: folder of a run, or of an encoder.
-        query: an image file; a .npy file with one item, or with one embedding; the id of an item, or its number. An
-            item of the data is left out of its own answers.
+        query: an image file; a .npy file with one item, or with one embedding; the id of an item, or its number; with a
+            run of several modalities, a text. An item of the data is left out of its own answers.
         data: where to look, as ``fit`` takes it; default the data of the run.
         index: look here instead: a Parquet file of embeddings, or the folder of a saved index.
         k: how many answers.
@@ -56,7 +64,11 @@ def search(
         out: write a page with the answers, and for images their thumbnails, to this .html file.
         labels: column, key or file of the labels where the data do not say.
         image: column of images in a table.
+        text, audio, signal: columns of a table, for a run of several modalities.
         features: columns of numbers in a table.
+        modalities: more columns, as for fit.
+        modality: which of several modalities to look in; default the first that is no text. What is asked may be of
+            another one.
         root: where a data set named by a word lies on this machine.
         download: allow fetching the data from the hub.
         limit: use at most so many items, drawn evenly.
@@ -80,7 +92,8 @@ def search(
         raise ValueError(f"k: expected at least 1, got {k}.")
     if data is not None and index is not None:
         raise ValueError("data, index: give one of them, the data to look in or what was made of them.")
-    encoder, dataset = load(run), None
+    whole, dataset = load(run), None
+    encoder = tower_of(whole, modality, _other_than_text(whole))
     if index is None:
         given = locals()
         source, options = _source(Path(run), data, {name: given[name] for name in _READING})
@@ -88,11 +101,24 @@ def search(
         found = _kept(Path(run), encoder, source, dataset, kind, batch_size, progress)
     else:
         found = _opened(index, encoder, kind)
-    asked = _read(query, encoder, dataset, found.store)
+    asked = _read(query, encoder, dataset, found.store, whole)
     hits = _answer(found, asked, k)
     if out is not None:
         write_page(out, asked, hits, dataset, str(run))
     return hits
+
+
+def _other_than_text(encoder: Any) -> str | None:
+    """The first modality of several that is no text."""
+    towers = getattr(encoder, "towers", {})
+    return next((name for name, tower in towers.items() if tower.kind != "text"), None)
+
+
+def _asking(whole: Any, kind: str, encoder: Any) -> Any:
+    """The encoder for a query of a kind: of several modalities the first of that kind, else the only one."""
+    towers = getattr(whole, "towers", {})
+    name = next((name for name, tower in towers.items() if tower.kind == kind), None)
+    return encoder if name is None else tower_of(whole, name)
 
 
 def _source(run: Path, data: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -118,7 +144,8 @@ def _kept(
 ) -> Index:
     """The index over a data set, from what earlier searches left beside the run where that still holds."""
     folder = run / "search"
-    path = folder / f"{dataset.name.replace(os.sep, '-').lstrip('.') or 'data'}.parquet"
+    part = f"-{encoder.name}" if hasattr(encoder, "name") else ""
+    path = folder / f"{dataset.name.replace(os.sep, '-').lstrip('.') or 'data'}{part}.parquet"
     about = describe(encoder, source, dataset)
     store = _still(path, about["made_from"])
     if store is None:
@@ -166,15 +193,23 @@ def _answer(index: Index, asked: Query, k: int) -> list[Hit]:
     ]
 
 
-def _read(query: Any, encoder: Encoder, dataset: Dataset | None, store: Store) -> Query:
-    """What the user asks for: a file, an item by id or number, or an array."""
+def _read(query: Any, encoder: Encoder, dataset: Dataset | None, store: Store, whole: Any) -> Query:
+    """What the user asks for: a file, an item by id or number, an array, or a text."""
     if isinstance(query, np.ndarray | torch.Tensor):
         return _of_array(np.asarray(query), "array", encoder)
     if isinstance(query, str | os.PathLike):
         path = Path(query).expanduser()
         if path.is_file():
-            return _of_npy(path, encoder) if path.suffix == ".npy" else _of_image(path, encoder)
-    row = _row(query, store)
+            if path.suffix == ".npy":
+                return _of_npy(path, encoder)
+            return _of_image(path, _asking(whole, "image", encoder))
+    speaker = _asking(whole, "text", encoder)
+    try:
+        row = _row(query, store)
+    except FileNotFoundError:
+        if speaker.modality != "text":
+            raise
+        return Query(speaker.embed([os.fspath(query)])[0].cpu().numpy(), os.fspath(query))
     item = store.items([row])[0] if dataset is None else item_of(dataset, row)
     picture = picture_of(item, dataset)
     return Query(store.vectors([row])[0], item.id, row, item.label, picture)
