@@ -34,3 +34,25 @@ def test_two_processes_train_what_one_does(tmp_path, method):
     first, second = (load_file(run.folder / "encoder" / "model.safetensors") for run in (one, two))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_two_processes_train_pairs_with_gaps_as_one_does(tmp_path):
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    left, right = (x[:200].reshape(-1, 8, 8)[:, :, part].reshape(200, -1) / 16 for part in (slice(4), slice(4, 8)))
+    right[::3] = np.nan  # so that the processes have different numbers of whole pairs
+    np.savez(tmp_path / "halves.npz", left=left.astype(np.float32), right=right.astype(np.float32), y=y[:200])
+    told = {"left": "vector:left", "right": "vector:right"}
+    settings = {**SAME, "modalities": told, "progress": False, "report": False, "monitor": 0}
+    data = str(tmp_path / "halves.npz")
+    one = cp.fit(data, "clip", out=str(tmp_path / "one"), **{**settings, "evaluate": False})
+    config = {"data": data, "method": "clip", **settings, "evaluate": False}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "counterpoint.cli", "fit", "--config", str(tmp_path / "config.yaml")]
+    done = subprocess.run([*command, "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    for a, b in zip(one.metrics, Run(tmp_path / "two").metrics, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from counterpoint.encoders import MultimodalEncoder
 from counterpoint.methods.base import Method, Recipe
 from counterpoint.objectives.inputs import normalize, positive
+from counterpoint.pairwise import gather_labels
 
 View = Mapping[str, Any]
 
@@ -121,7 +122,10 @@ class Multimodal(Method):
         return found
 
     def pairs(self, z: Mapping[str, Tensor], batch: Mapping[str, Any]) -> list[tuple[str, str, Tensor, Tensor]]:
-        """Every two modalities, with the embeddings of the items that have both, where at least two items do."""
+        """Every two modalities, with the embeddings of the items that have both, where at least two items do.
+
+        Of several processes all come to the same answer, since a loss of all their items needs all of them.
+        """
         found = []
         for a, b in combinations([name for name in self.names if name in z], 2):
             there = self.both(batch, a, b)
@@ -129,15 +133,23 @@ class Multimodal(Method):
                 x, y = z[a], z[b]
             else:
                 x, y = z[a][there], z[b][there]
-            if len(x) > 1:
+            if self._enough(x):
                 found.append((a, b, x, y))
         if found and self.watching:
             self.watch_batch(found[0][2], found[0][3])
         return found
 
+    @staticmethod
+    def _enough(x: Tensor) -> bool:
+        """Whether there is anything to contrast: two rows, and one on each of several processes."""
+        counts = gather_labels(torch.tensor([len(x)], device=x.device))
+        assert counts is not None
+        return bool(counts.min() > 0 and counts.sum() > 1)
+
     def nothing(self, z: Mapping[str, Tensor]) -> Tensor:
-        """A loss of 0 that all embeddings have a part in, for a batch in which no two items can be compared."""
-        return torch.stack([part.sum() for part in z.values()]).sum() * 0
+        """A loss of 0 that all that is trained has a part in, for a batch in which no two items can be compared."""
+        parts = [*z.values(), *(weight for weight in self.parameters() if weight.requires_grad)]
+        return torch.stack([part.sum() for part in parts]).sum() * 0
 
     @torch.no_grad()
     def similar(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
