@@ -43,6 +43,15 @@ def test_state_makes_the_same_tokenizer(tokenizer):
     assert (len(again), again.length) == (len(tokenizer), tokenizer.length)
 
 
+def test_the_same_texts_make_the_same_vocabulary_each_time():
+    """Or a run that is resumed would give its words other numbers than those that its weights know."""
+    texts = [f"{a}{b} {b}{a}{c}" for a in ("pe", "to", "qu") for b in ("ra", "ni", "lo") for c in ("s", "x", "ette")]
+    states = [Tokenizer.train(texts, vocabulary).state() for vocabulary in (60, 8192) for _ in range(5)]
+    assert all(state == states[0] for state in states[:5])
+    assert all(state == states[5] for state in states[5:])
+    assert len(states[0]["backend"]["model"]["vocab"]) == 60
+
+
 def test_nothing_to_learn_from():
     with pytest.raises(ValueError, match="texts: there is none"):
         Tokenizer.train(["", " "])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 PAD, UNK, BOS, EOS, MASK = range(5)
+_ALPHABET = 1000  # letters that the trainer keeps
 SPECIAL = ("[PAD]", "[UNK]", "[BOS]", "[EOS]", "[MASK]")
 
 
@@ -58,15 +60,28 @@ class Tokenizer:
         texts = [text for text in texts if text.strip()]
         if not texts:
             raise ValueError("texts: there is none to learn a vocabulary from")
-        backend = tokenizers.Tokenizer(models.WordPiece(unk_token=SPECIAL[UNK]))
-        backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        backend.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=vocabulary, special_tokens=[*SPECIAL, *special], show_progress=False, min_frequency=1
+        named = [*SPECIAL, *special]
+
+        def backend(vocab: dict[str, int] | None = None) -> Any:
+            made = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token=SPECIAL[UNK]))
+            made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+            made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+            made.decoder = decoders.WordPiece()
+            return made
+
+        learner = backend()
+        # the trainer meets words in an order that is new each time, and numbers the letters within words as it meets
+        # them; named beforehand, they and all that ties among them decide are the same each time
+        inner = [f"##{letter}" for letter in _letters(learner, texts)]
+        learner.train_from_iterator(
+            texts,
+            trainers.WordPieceTrainer(
+                vocab_size=vocabulary, special_tokens=[*named, *inner], show_progress=False, min_frequency=1
+            ),
         )
-        backend.train_from_iterator(texts, trainer)
-        made = cls(backend, 1 << 20)
+        chosen = backend(learner.get_vocab())
+        chosen.add_special_tokens(named)
+        made = cls(chosen, 1 << 20)
         if length is None:
             length = max(3, min(77, max(len(ids) for ids in made.encode(texts))))
         made.length = length
@@ -126,6 +141,13 @@ class Tokenizer:
 
     def __deepcopy__(self, memo: Any) -> Tokenizer:
         return self  # nothing in it changes, and the backend cannot be copied cheaply
+
+
+def _letters(backend: Any, texts: Iterable[str]) -> list[str]:
+    """The letters of texts as the backend sees them, at most as many as its trainer keeps, most frequent first."""
+    counts = Counter(letter for text in texts for letter in backend.normalizer.normalize_str(text))
+    found = sorted((letter for letter in counts if not letter.isspace()), key=lambda letter: (-counts[letter], letter))
+    return found[:_ALPHABET]
 
 
 def _tokenizers() -> Any:
