@@ -27,6 +27,8 @@ def test_an_unknown_letter_a_long_and_an_empty_text(tokenizer):
     assert mask[1].sum() == 2
     assert mask[2].sum() == tokenizer.length
     assert ids[2, tokenizer.length - 1] == tokenizer.eos
+    assert tokenizer.losses(["Ω apple", "apple"]) == (0, pytest.approx(1 / 3))
+    assert tokenizer.losses(["apple " * 100, "apple"])[0] == 1
 
 
 def test_special_tokens_stand_for_themselves():

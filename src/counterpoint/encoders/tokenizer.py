@@ -92,6 +92,12 @@ class Tokenizer:
         found = self.backend.encode_batch(list(texts), add_special_tokens=False)
         return [[self.bos, *each.ids[: self.length - 2], self.eos] for each in found]
 
+    def losses(self, texts: Sequence[str]) -> tuple[int, float]:
+        """How many of the texts are cut, and the share of all their tokens that the vocabulary does not know."""
+        found = [each.ids for each in self.backend.encode_batch(list(texts), add_special_tokens=False)]
+        unknown = sum(token == self.unk for ids in found for token in ids)
+        return sum(len(ids) > self.length - 2 for ids in found), unknown / max(1, sum(map(len, found)))
+
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         return self.padded(self.encode(texts))
 

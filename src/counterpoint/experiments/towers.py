@@ -21,6 +21,7 @@ _STATISTICS_ITEMS = 10_000
 _TEXTS = 200_000  # that a vocabulary is learned from
 DEFAULTS = {"image": "convnet", "text": "transformer", "audio": "logmel", "signal": "signalnet", "vector": "mlp"}
 PROMPTS = ("{}",)
+_UNKNOWN = 0.01  # share of unknown tokens from which it is worth a note
 
 
 def make_towers(dataset: MultimodalDataset, train: np.ndarray, encoders: Mapping[str, Any] | None) -> MultimodalEncoder:
@@ -179,6 +180,7 @@ def evaluate_towers(
     if not known.all():
         evaluation.notes.append(f"{int((~known).sum())} of {len(known)} test items have no modality and do not count.")
     evaluation.notes.extend(_gaps(dataset))
+    evaluation.notes.extend(_cut_texts(method, dataset, splits.test))
     return evaluation, _figures(evaluation, spaces, seed, fused is None)
 
 
@@ -247,6 +249,21 @@ def _gaps(dataset: MultimodalDataset) -> list[str]:
         same = len(set(values)) == 1 if kind == "text" else bool((values == values[:1]).all())
         if same and len(some) > 1:
             notes.append(f"{name}: the same in all items, so that nothing can be told by it.")
+    return notes
+
+
+def _cut_texts(method: Any, dataset: MultimodalDataset, test: np.ndarray) -> list[str]:
+    """Sentences on what the tokenizers lose of test texts."""
+    notes = []
+    for name, tower in method.encoder.towers.items():
+        if tower.kind == "text":
+            texts = [text for text in dataset.subset(test[:_TEXTS]).texts(name) if text]
+            cut, unknown = tower.encoder.tokenizer.losses(texts)
+            if cut:
+                length = tower.encoder.tokenizer.length
+                notes.append(f"{name}: {cut} of {len(texts)} test texts are longer than {length} tokens and were cut.")
+            if unknown > _UNKNOWN:
+                notes.append(f"{name}: {unknown:.1%} of the tokens of test texts are not in the vocabulary.")
     return notes
 
 
