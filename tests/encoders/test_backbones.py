@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from counterpoint.encoders import EMA, MLP, ConvNet, build, mlp_head
+from counterpoint.encoders import EMA, MLP, ConvNet, build, load, mlp_head
 from counterpoint.encoders.ema import cosine_momentum
 
 
@@ -20,6 +20,16 @@ def test_convnet_takes_images_that_are_not_square_and_custom_widths():
     net = ConvNet(3, 20, widths=(8, 12))
     assert net.features == 12
     assert net(torch.rand(2, 3, 20, 31)).shape == (2, 12)
+
+
+def test_given_vectors_stay_as_they_are(tmp_path):
+    x = torch.randn(6, 5) * 3 + 1
+    encoder = build("given", (5,), mean=x.mean(0), std=x.std(0))
+    torch.testing.assert_close(encoder(x), x, rtol=0, atol=0)
+    encoder.save(tmp_path)
+    assert load(tmp_path).features == 5
+    with pytest.raises(ValueError, match="given takes no 'widths'"):
+        build("given", (5,), widths=[3])
 
 
 @pytest.mark.parametrize("net", [ConvNet(1, 8), MLP(64)])

@@ -12,7 +12,7 @@ start, :func:`ensemble` for several encoders as one. For auto-encoders, decoders
 :class:`GaussianLatent`, and :func:`informative_embedding`, what a decoder knows just before its output.
 """
 
-from counterpoint.encoders.backbones import MLP, ConvNet
+from counterpoint.encoders.backbones import MLP, ConvNet, Given
 from counterpoint.encoders.classifier import Classifier, Predictions, load_classifier, save_classifier
 from counterpoint.encoders.decoders import (
     Gaussian,
@@ -44,6 +44,7 @@ __all__ = [
     "Encoder",
     "Gaussian",
     "GaussianLatent",
+    "Given",
     "ImageDecoder",
     "InformativeEncoder",
     "LogMelNet",

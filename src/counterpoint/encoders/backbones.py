@@ -1,4 +1,4 @@
-"""The two backbones of the house; everything larger comes from timm."""
+"""The plain backbones of the house; everything larger comes from timm."""
 
 from __future__ import annotations
 
@@ -63,3 +63,21 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
+
+
+class Given(nn.Module):
+    """Vectors as they are: what another model made of the items, such as a sentence encoder that nobody trains here.
+
+    Args:
+        inputs: F.
+
+    Shapes:
+        (B, F) to itself. Nothing is standardised: what is alike stays alike.
+    """
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.features = inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from counterpoint.encoders import layers
-from counterpoint.encoders.backbones import MLP, ConvNet
+from counterpoint.encoders.backbones import MLP, ConvNet, Given
 from counterpoint.encoders.signals import LogMelNet, SignalNet
 from counterpoint.files import atomic, write_json
 
@@ -172,7 +172,7 @@ def build(
     Args:
         name: ``"convnet"``, ``"mlp"``, a timm model such as ``"resnet18"`` (``timm:NAME`` if it is ours too), or
             ``"ensemble"`` of ``members``, each a mapping of ``name`` and ``arguments``; ``"signalnet"`` for signals,
-            ``"logmel"`` for sound.
+            ``"logmel"`` for sound; ``"given"`` for vectors that another model made: they are the features.
         shape: of one item: (C, H, W) for images, (C, T) for signals, (F,) for vectors.
         mean, std: of the training data, see :class:`Encoder`.
         pretrained: timm only: download weights from the hub (tens to hundreds of MB), or take them from its cache.
@@ -195,6 +195,8 @@ def build(
         if name not in SIGNALS:
             raise ValueError(f"encoder: {name!r} takes no signals; there are {', '.join(SIGNALS)} and mlp")
         backbone = _call(SIGNALS[name], name, *shape, **arguments)
+    elif modality == "vector" and name == "given":
+        backbone, mean, std = _call(Given, name, shape[0], **arguments), None, None
     elif modality == "vector":
         raise ValueError(f"encoder: {name!r} takes images, and the data are vectors of {shape[0]} entries: use 'mlp'")
     elif name == "convnet":

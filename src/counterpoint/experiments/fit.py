@@ -108,7 +108,7 @@ def fit(
             text, audio, signal and vector.
         encoders: of several modalities, that of each by name, e.g. {"image": "resnet18", "text": {"name":
             "transformer", "width": 256}}; also the folder of a trained one, hf:NAME for a text model of Hugging Face,
-            and ``freeze: true`` for one that stays as it is.
+            ``given`` for vectors that another model made, and ``freeze: true`` for one that stays as it is.
         prompts: sentences that name a class, with {} for its name, for zero-shot scores; default the name alone.
         image_size: side to which images are brought; default their own up to 64.
         root: where a data set named by a word lies on this machine.
