@@ -84,9 +84,11 @@ def test_each_kind_is_drawn_as_well_formed_markup():
         root = ET.fromstring(f"<div>{discoveries([one])}</div>")
         assert root.find(".//svg") is not None
         assert one.text in "".join(root.itertext())
-    lines, *dots = ET.fromstring(groups(POINTS.groups, 2, "t")).findall("path")
+    drawn = ET.fromstring(groups(POINTS.groups, 2, "t"))
+    lines, *dots = drawn.findall("path")
+    assert [name.text for name in drawn.findall("text")] == ["image", "<text>"]
     assert lines.get("d").count("L") == 2
-    assert [path.get("d").count("h0") for path in dots] == [2, 2]  # the point with NaN is left out
+    assert [path.get("d").count("h0") for path in dots] == [2, 2, 1, 1]  # the point with NaN is left out
     assert ET.fromstring(groups(POINTS.groups, 0, "t")).find("path").get("class") == "dots c0"
     cells = ET.fromstring(heatmap(MAP)).findall("rect")
     assert len(cells) == 3  # the empty one is left out

@@ -65,7 +65,9 @@ def scatter(
 
 
 def groups(points: Mapping[str, Array], joined: int, title: str) -> Html:
-    """Points of a few groups on one scale, each named where it lies, with lines between rows that belong together.
+    """Points of a few groups on one scale, named below, with lines between rows that belong together.
+
+    Groups that lie in one place are what such a figure is looked at for; every second one has square points.
 
     Args:
         points: for each group its name and (N, 2).
@@ -78,7 +80,7 @@ def groups(points: Mapping[str, Array], joined: int, title: str) -> Html:
     seen = np.isfinite(xy).all(1)
     places = np.full_like(xy, np.nan)
     places[seen] = places_of(xy[seen])
-    styles = class_styles(labels)
+    styles = [f"c{at % COLOURS}{' square' if at % 2 else ''}" for at in range(len(parts))]
     apart = np.split(places, np.flatnonzero(np.diff(labels)) + 1)
     lines = [polyline([apart[0][at], other[at]]) for other in apart[1:] for at in range(joined)]
     marks = [element("path", d=join(lines), class_="leader")] if lines else []
@@ -86,9 +88,15 @@ def groups(points: Mapping[str, Array], joined: int, title: str) -> Html:
     for at in range(len(parts)):
         dots = Html("".join(f"M{coordinate(x)} {coordinate(y)}h0" for x, y in places[seen & (labels == at)]))
         marks.append(element("path", d=dots, class_=f"dots {styles[at]}", style=f"stroke-width:{size}"))
-    marks += _class_names(places[seen], labels[seen], dict(enumerate(names)), styles)
+    left = 6.0
+    for style, name in zip(styles, map(short, names), strict=True):
+        marks.append(
+            element("path", d=f"M{coordinate(left + 3)} 334h0", class_=f"dots {style}", style="stroke-width:6")
+        )
+        marks.append(text(left + 11, 338, name, f"t name {style}"))
+        left += 11 + LETTER * len(name) + 16
     counted = ", ".join(f"{len(part)} of {name}" for name, part in points.items())
-    return drawing(320, 320, f"{title}: {counted}", marks)
+    return drawing(max(320.0, left), 344, f"{title}: {counted}", marks)
 
 
 def places_of(xy: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Figures of what a method of several modalities finds: the pictures of a text, the texts of a picture."""
+"""Figures of what a method of several modalities finds: pictures of a text, texts of a picture, where each lies."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from counterpoint.data import first_text
 from counterpoint.findings import Captions, Finding, Pictures
+from counterpoint.methods.multimodal._map import modality_map
 from counterpoint.objectives.inputs import normalize
 
 _QUERIES, _ANSWERS = 6, 5
@@ -18,7 +19,10 @@ _LONGEST = 60
 
 
 def figures(method: Any, dataset: Any, indices: Any) -> list[Finding]:
-    """Retrieval across modalities among up to 256 test items: pictures for texts, and texts for what is no text."""
+    """Retrieval across modalities among up to 256 test items: pictures for texts, and texts for what is no text.
+
+    Then the map of them all.
+    """
     batch = _on(dataset[indices], method.device)
     z = {name: normalize(values.float()) for name, values in method.embed(batch).items()}
     present = {name: batch["present"][name].cpu().numpy() for name in z}
@@ -34,7 +38,8 @@ def figures(method: Any, dataset: Any, indices: Any) -> list[Finding]:
         for name in z:
             if name != text:
                 found += _words(name, text, z, present, batch, kinds[name] == "image", dataset, indices)
-    return found
+    there = {name: torch.from_numpy(present[name])[:, None] for name in z}
+    return found + modality_map({name: values.cpu().where(there[name], torch.nan) for name, values in z.items()})
 
 
 def _on(batch: Mapping[str, Any], device: Any) -> dict[str, Any]:
