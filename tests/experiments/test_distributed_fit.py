@@ -36,7 +36,8 @@ def test_two_processes_train_what_one_does(tmp_path, method):
         torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def test_two_processes_train_pairs_with_gaps_as_one_does(tmp_path):
+@pytest.mark.parametrize("method", ["clip", "cwcl"])
+def test_two_processes_train_pairs_with_gaps_as_one_does(tmp_path, method):
     import numpy as np
     from sklearn.datasets import load_digits
 
@@ -47,8 +48,8 @@ def test_two_processes_train_pairs_with_gaps_as_one_does(tmp_path):
     told = {"left": "vector:left", "right": "vector:right"}
     settings = {**SAME, "modalities": told, "progress": False, "report": False, "monitor": 0}
     data = str(tmp_path / "halves.npz")
-    one = cp.fit(data, "clip", out=str(tmp_path / "one"), **{**settings, "evaluate": False})
-    config = {"data": data, "method": "clip", **settings, "evaluate": False}
+    one = cp.fit(data, method, out=str(tmp_path / "one"), **{**settings, "evaluate": False})
+    config = {"data": data, "method": method, **settings, "evaluate": False}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "counterpoint.cli", "fit", "--config", str(tmp_path / "config.yaml")]

@@ -15,6 +15,8 @@ from counterpoint.objectives import (
     MVDHEL,
     ArbitraryPairs,
     BarlowTwins,
+    CLIPUniformAlignLoss,
+    CWCLLoss,
     GroCo,
     GroupInfoNCE,
     GroupNTXent,
@@ -76,6 +78,9 @@ OBJECTIVES = {
     "ArbitraryPairs gated": lambda z, labels, bank: ArbitraryPairs(exclude_self=True)(
         *z, labels, (labels + 1) % 3, labels, z[0].sigmoid()
     ),
+    "CUAXU": lambda z, labels, bank: CLIPUniformAlignLoss(0.5, w_cross=1)(*z),
+    "CWCLLoss": lambda z, labels, bank: CWCLLoss(0.5)(*z),
+    "CWCLLoss weighted": lambda z, labels, bank: CWCLLoss(0.5, "weighted")(*z, z[0].repeat(1, 2)),
     "HallucinatedNTXent": lambda z, labels, bank: HallucinatedNTXent(0.5)(z[0], z.sum(0), z[1]),
     "HallucinatedNTXent masked": lambda z, labels, bank: HallucinatedNTXent(0.5, True)(z[0], z.sum(0), z[1]),
     "HardContrastive": lambda z, labels, bank: HardContrastive(0.3, count=3)(*z),
