@@ -9,12 +9,15 @@ from counterpoint.objectives import (
     BarlowTwins,
     CLIPUniformAlignLoss,
     ContrastiveMIMTerm,
+    CrossModalBarlow,
+    CrossModalPrediction,
     CrossUniformityLoss,
     CWCLLoss,
     GroupInfoNCE,
     GroupNTXent,
     HallucinatedNTXent,
     InfoNCE,
+    MultiViewCLIP,
     NegativeCosine,
     NTXent,
     SupCon,
@@ -39,6 +42,9 @@ OBJECTIVES = {
     "BarlowTwins": (BarlowTwins, ("z1", "z2")),
     "VICReg": (VICReg, ("z1", "z2")),
     "ContrastiveMIMTerm": (ContrastiveMIMTerm, ("codes",)),
+    "MultiViewCLIP": (MultiViewCLIP, ("z_image", "z_text")),
+    "CrossModalPrediction": (CrossModalPrediction, ("p_image", "p_text", "v_image", "v_text")),
+    "CrossModalBarlow": (CrossModalBarlow, ("image", "text")),
 }
 ARGUMENTS = [(kind, name, names) for kind, names in OBJECTIVES.values() for name in names]
 IDS = [f"{kind.__name__}-{name}" for kind, name, _ in ARGUMENTS]
@@ -86,6 +92,9 @@ def test_three_dimensions_are_for_supcon_alone(kind, name, names):
     given = inputs(names) | {name: torch.randn(2, 4, 3)}
     if kind is SupCon:
         kind()(**given)
+    elif kind in (CrossModalBarlow, CrossModalPrediction):  # views, of which the others have as many
+        with pytest.raises(ValueError, match=r"^\w+: expected [12] views as in"):
+            kind()(**given)
     else:
         with pytest.raises(ValueError, match=f"^{name}: expected \\(rows, D\\), got \\(2, 4, 3\\)"):
             kind()(**given)
@@ -109,6 +118,7 @@ def test_one_item(kind, names):
         AlignmentLoss,
         ArbitraryPairs,
         ContrastiveMIMTerm,
+        CrossModalPrediction,
         CWCLLoss,
         HallucinatedNTXent,
         InfoNCE,
@@ -131,6 +141,7 @@ def test_one_item(kind, names):
         GroupNTXent,
         GroupInfoNCE,
         ContrastiveMIMTerm,
+        CrossModalPrediction,
         CWCLLoss,
         CLIPUniformAlignLoss,
     ],

@@ -30,6 +30,9 @@ from counterpoint.objectives import (
     CACRQueue,
     CLIPUniformAlignLoss,
     ContrastiveMIMTerm,
+    CrossModalBarlow,
+    CrossModalPrediction,
+    CrossModalSwAV,
     CrossUniformityLoss,
     CWCLLoss,
     FocalSupCon,
@@ -40,6 +43,7 @@ from counterpoint.objectives import (
     HardContrastive,
     InfoNCE,
     ISogCLR,
+    MultiViewCLIP,
     MVInfoNCE,
     NegativeCosine,
     NTXent,
@@ -189,6 +193,10 @@ CASES = {
     ),
     "SwAV": Case(SwAV, prototypes, turns=False, smooth=False),
     "ContrastiveMIMTerm": Case(ContrastiveMIMTerm, lambda loss, a, b, y: loss(torch.cat([a, b])), terms=2),
+    "MultiViewCLIP": Case(MultiViewCLIP, lambda loss, a, b, y: loss(a, b, [a], [b]), terms=1),
+    "CrossModalPrediction": Case(CrossModalPrediction, lambda loss, a, b, y: loss(a, b, a, b), terms=1, smooth=False),
+    "CrossModalBarlow": Case(lambda **k: CrossModalBarlow(standardize=True, **k), cosine=False, turns=False),
+    "CrossModalSwAV": Case(CrossModalSwAV, lambda loss, a, b, y: loss([a, b], [b, a]), terms=1, smooth=False),
 }
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 cosines = pytest.mark.parametrize(
@@ -487,7 +495,8 @@ def test_a_zero_row_has_a_gradient_of_ordinary_size():
     assert z1.grad.abs().max() < 10
 
 
-QUADRATIC = {"SupReMix"}  # by definition: mixtures of every anchor with all others, and more unless they are bounded
+# by definition: mixtures of every anchor with all others, and more unless they are bounded; codes over the batch
+QUADRATIC = {"SupReMix", "CrossModalSwAV"}
 
 MEMORY = """
 import torch

@@ -16,6 +16,9 @@ from counterpoint.objectives import (
     ArbitraryPairs,
     BarlowTwins,
     CLIPUniformAlignLoss,
+    CrossModalBarlow,
+    CrossModalPrediction,
+    CrossModalSwAV,
     CWCLLoss,
     GroCo,
     GroupInfoNCE,
@@ -23,6 +26,7 @@ from counterpoint.objectives import (
     HallucinatedNTXent,
     HardContrastive,
     InfoNCE,
+    MultiViewCLIP,
     MVInfoNCE,
     NegativeCosine,
     NTXent,
@@ -85,6 +89,10 @@ OBJECTIVES = {
     "HallucinatedNTXent masked": lambda z, labels, bank: HallucinatedNTXent(0.5, True)(z[0], z.sum(0), z[1]),
     "HardContrastive": lambda z, labels, bank: HardContrastive(0.3, count=3)(*z),
     "SimpleContrastive": lambda z, labels, bank: SimpleContrastive(fraction=0.4)(*z),
+    "MultiViewCLIP": lambda z, labels, bank: MultiViewCLIP()(*z, [z[0], z.sum(0)], [z[1], z[1] - z[0]]),
+    "CrossModalPrediction": lambda z, labels, bank: CrossModalPrediction()(*z, z[0] + 1, z[1] - 1),
+    "CrossModalBarlow": lambda z, labels, bank: CrossModalBarlow()([z[0], z.sum(0)], [z[1], z[1] - z[0]]),
+    "CrossModalSwAV": lambda z, labels, bank: CrossModalSwAV()([z[0], z.sum(0)], [z[1], z[1] - z[0]]),
     "CACR": lambda z, labels, bank: CACR()(z),
 }
 

@@ -23,15 +23,18 @@ These families share this floor:
   - positives graded by a frozen modality: :class:`CWCLLoss`; graded in any other way: :func:`soft_target_contrastive`;
   - between two modalities, with the terms that close their gap: :class:`CLIPUniformAlignLoss`, whose parts are
     :class:`AlignmentLoss`, :class:`UniformityLoss` and :class:`CrossUniformityLoss`;
+  - several views of an image and of its caption: :class:`MultiViewCLIP`;
   - a temperature for each pair: :class:`AMCL`, :class:`AMCLSimSiam`, :class:`AMCLBarlow`.
 * **Ranking**: :class:`GroCo` sorts positives above negatives by a :class:`DifferentiableSort`.
 * **Generative**, on the code and the decoder of an auto-encoder: :class:`MIM`, :class:`ContrastiveMIM` with its
   :class:`ContrastiveMIMTerm`, :class:`ELBO`; what a decoder's output says of the data: :class:`BernoulliLikelihood`,
   :class:`GaussianLikelihood`, :class:`TokenLikelihood`.
-* **Clustering**: :class:`SwAV` predicts one view's assignment to prototypes from another's.
-* **Predictive**, no negatives: :class:`NegativeCosine` between a prediction and a constant target (BYOL, SimSiam).
+* **Clustering**: :class:`SwAV` predicts one view's assignment to prototypes from another's, :class:`CrossModalSwAV`
+  that of an image to the captions of the batch.
+* **Predictive**, no negatives: :class:`NegativeCosine` between a prediction and a constant target (BYOL, SimSiam),
+  :class:`CrossModalPrediction` between modalities.
 * **Decorrelating**, statistics over the batch instead of pairs: :class:`BarlowTwins`, :class:`VICReg`;
-  :class:`SpectralContrastive` can be read as either.
+  :class:`SpectralContrastive` can be read as either. Between modalities :class:`CrossModalBarlow`.
 
 What a loss sees in a step, :func:`score_statistics` tells: positives, negatives, their spread.
 
@@ -63,6 +66,7 @@ from counterpoint.objectives.mim import ELBO, MIM, ContrastiveMIM, ContrastiveMI
 from counterpoint.objectives.multiview import MVDHEL, AverageOfOthers, MVInfoNCE, PairwiseAverage, PolyView
 from counterpoint.objectives.ntxent import NTXent
 from counterpoint.objectives.predictive import NegativeCosine
+from counterpoint.objectives.rocket import CrossModalBarlow, CrossModalPrediction, CrossModalSwAV, MultiViewCLIP
 from counterpoint.objectives.soft_targets import (
     soft_target_contrastive,
     soft_target_terms,
@@ -102,6 +106,9 @@ __all__ = [
     "ContrastiveMIM",
     "ContrastiveMIMTerm",
     "CoreTuning",
+    "CrossModalBarlow",
+    "CrossModalPrediction",
+    "CrossModalSwAV",
     "CrossUniformityLoss",
     "DifferentiableSort",
     "FocalSupCon",
@@ -114,6 +121,7 @@ __all__ = [
     "ISogCLR",
     "InfoNCE",
     "MVInfoNCE",
+    "MultiViewCLIP",
     "NTXent",
     "NegativeCosine",
     "PairTemperature",

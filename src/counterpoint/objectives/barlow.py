@@ -40,16 +40,22 @@ class BarlowTwins(nn.Module):
         z1, z2 = (gather(z) for z in embeddings(z1=z1, z2=z2))
         if len(z1) < 2:
             raise ValueError("z1: expected at least 2 rows, since 1 has no variance to standardise by")
-        return self._standardize(z1).T @ self._standardize(z2) / len(z1)
-
-    def _standardize(self, z: Tensor) -> Tensor:
-        largest = z.detach().abs().amax(dim=0).clamp(min=1)  # the square of 1e30 would be infinite in float32
-        z = z / largest
-        variance, mean = torch.var_mean(z, dim=0, correction=0)
-        return (z - mean) * torch.rsqrt(variance + self.eps / largest.square())
+        return standardize(z1, self.eps).T @ standardize(z2, self.eps) / len(z1)
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
-        correlation = self.cross_correlation(z1, z2)
-        diagonal = correlation.diagonal()
-        redundancy = correlation.square().sum() - diagonal.square().sum()
-        return (diagonal - 1).square().sum() + self.lambda_ * redundancy
+        return off_identity(self.cross_correlation(z1, z2), self.lambda_)
+
+
+def standardize(z: Tensor, eps: float = 1e-5) -> Tensor:
+    """Dimensions of ``z`` (B, D) with mean 0 and variance 1 over the batch, as batch norm would have them."""
+    largest = z.detach().abs().amax(dim=0).clamp(min=1)  # the square of 1e30 would be infinite in float32
+    z = z / largest
+    variance, mean = torch.var_mean(z, dim=0, correction=0)
+    return (z - mean) * torch.rsqrt(variance + eps / largest.square())
+
+
+def off_identity(correlation: Tensor, lambda_: float) -> Tensor:
+    """``sum_i (C_ii - 1)^2 + lambda_ * sum_{i != j} C_ij^2`` of a matrix (D, D)."""
+    diagonal = correlation.diagonal()
+    redundancy = correlation.square().sum() - diagonal.square().sum()
+    return (diagonal - 1).square().sum() + lambda_ * redundancy

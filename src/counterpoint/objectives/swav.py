@@ -27,14 +27,15 @@ class SwAV(nn.Module):
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` for the B items, each averaged over its pairs of crops.
 
     Shapes:
-        ``loss(global_scores, local_scores, queue_scores)``: lists of (B, K): cosines of unit embeddings and unit
-        prototypes (:class:`~counterpoint.encoders.prototypes.Prototypes`). Codes are made from the global ones alone.
-        ``queue_scores`` holds (L, K) for each global crop, those of past embeddings with today's prototypes: they
-        take part in Sinkhorn, have no loss, and are the same on every process. Memory O(crops B K).
+        ``loss(global_scores, local_scores, queue_scores, code_scores)``: lists of (B, K): cosines of unit embeddings
+        and unit prototypes (:class:`~counterpoint.encoders.prototypes.Prototypes`). Codes are made from the global ones
+        alone, or from ``code_scores`` in their place, such as a teacher's. ``queue_scores`` holds (L, K) for each
+        global crop, those of past embeddings with today's prototypes: they take part in Sinkhorn, have no loss, and are
+        the same on every process. Memory O(crops B K).
 
     Raises:
-        ValueError: on a single crop in all, shapes that differ, queue scores not one to a global crop, non-finite
-            values, temperature or epsilon <= 0.
+        ValueError: on a single crop in all, shapes that differ, queue or code scores not one to a global crop,
+            non-finite values, temperature or epsilon <= 0.
 
     The loss may lie above log K, and says little about quality. Codes over a batch far smaller than K cannot be
     balanced: take fewer prototypes, or a queue.
@@ -58,6 +59,7 @@ class SwAV(nn.Module):
         global_scores: Sequence[Tensor],
         local_scores: Sequence[Tensor] = (),
         queue_scores: Sequence[Tensor] | None = None,
+        code_scores: Sequence[Tensor] | None = None,
     ) -> Tensor:
         if len(global_scores) < 1 or len(global_scores) + len(local_scores) < 2:
             raise ValueError(
@@ -65,10 +67,10 @@ class SwAV(nn.Module):
                 f"it from; got {len(global_scores)} and {len(local_scores)}"
             )
         scores = embeddings((2,), **_named("global_scores", global_scores), **_named("local_scores", local_scores))
+        sources = scores[: len(global_scores)] if code_scores is None else _sources(code_scores, scores, global_scores)
         banks = [None] * len(global_scores) if queue_scores is None else _banks(queue_scores, global_scores)
         codes = [
-            sinkhorn(score, self.epsilon, self.iterations, bank)
-            for score, bank in zip(scores, banks, strict=False)  # the global ones stand first
+            sinkhorn(score, self.epsilon, self.iterations, bank) for score, bank in zip(sources, banks, strict=True)
         ]
         terms = scores[0].new_zeros(len(scores[0]))
         for crop, score in enumerate(scores):
@@ -81,6 +83,15 @@ class SwAV(nn.Module):
 
 def _named(name: str, scores: Sequence[Tensor]) -> dict[str, Tensor]:
     return {f"{name}[{i}]": score for i, score in enumerate(scores)}
+
+
+def _sources(code_scores: Sequence[Tensor], scores: list[Tensor], global_scores: Sequence[Tensor]) -> list[Tensor]:
+    if len(code_scores) != len(global_scores):
+        raise ValueError(f"code_scores: expected one of each of {len(global_scores)} crops, got {len(code_scores)}")
+    sources = embeddings((2,), **_named("code_scores", code_scores))
+    if sources[0].shape != scores[0].shape:
+        raise ValueError(f"code_scores: expected {tuple(scores[0].shape)}, got {tuple(sources[0].shape)}")
+    return sources
 
 
 def _banks(queue_scores: Sequence[Tensor], global_scores: Sequence[Tensor]) -> list[Tensor]:
