@@ -82,7 +82,8 @@ def test_configurations_survive_yaml():
 
 def test_every_transform_has_a_configuration_that_makes_it_again():
     required = {"Resize": {"size": 4}, "CenterCrop": {"size": [4, 5]}, "Rotation": {"degrees": 5.0}}
-    assert len(TRANSFORMS) == 18
+    required["OneOf"] = {"transforms": ["RandomSwap", {"RandomDeletion": {"p": 0.2}}]}
+    assert len(TRANSFORMS) == 26
     for name in TRANSFORMS:
         made = Pipeline.from_config([{name: required.get(name, {})}])
         assert Pipeline.from_config(made.to_config()) == made

@@ -7,7 +7,7 @@ and the part of a method that depends most on the data.
 
 - **Transforms** are frozen dataclasses that act on batches, each sample by a draw of its own:
   :mod:`~counterpoint.views.image` for images (B, C, H, W) in [0, 1], :mod:`~counterpoint.views.vector` for
-  vectors (B, F).
+  vectors (B, F), :mod:`~counterpoint.views.text` for texts, lists of B strings.
 - Views of embeddings: :mod:`~counterpoint.views.features` mixes and extrapolates them, :class:`FeatureHallucinator`
   learns to invent one.
 - A :class:`Pipeline` is a list of transforms, :class:`Views` a list of pipelines: data, with ``to_config`` and
@@ -45,13 +45,25 @@ from counterpoint.views.image import (
 from counterpoint.views.modalities import ModalityViews, resolve_each
 from counterpoint.views.pipeline import Pipeline, Views
 from counterpoint.views.pipelines import names, resolve
+from counterpoint.views.text import (
+    Caption,
+    Clean,
+    OneOf,
+    Prompt,
+    RandomDeletion,
+    RandomSwap,
+    StopWords,
+    Synonyms,
+)
 from counterpoint.views.transform import Transform
 from counterpoint.views.vector import FeatureCorruption, FeatureDropout, FeatureNoise, FeatureScale
 
 __all__ = [
     "Affine",
+    "Caption",
     "CenterCrop",
     "CenterSuppressedCrop",
+    "Clean",
     "ColorJitter",
     "FeatureCorruption",
     "FeatureDropout",
@@ -63,12 +75,18 @@ __all__ = [
     "Grayscale",
     "HorizontalFlip",
     "ModalityViews",
+    "OneOf",
     "Pipeline",
+    "Prompt",
+    "RandomDeletion",
     "RandomErasing",
     "RandomResizedCrop",
+    "RandomSwap",
     "Resize",
     "Rotation",
     "Solarize",
+    "StopWords",
+    "Synonyms",
     "Transform",
     "VerticalFlip",
     "Views",

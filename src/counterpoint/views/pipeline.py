@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterpoint.views import image, vector
+from counterpoint.views import image, text, vector
 from counterpoint.views.transform import Change, Dice, Fusible, Transform, check_batch, pair
 
 TRANSFORMS: dict[str, type[Transform]] = {
     item.__name__: item
-    for module in (image, vector)
+    for module in (image, vector, text)
     for item in vars(module).values()
     if isinstance(item, type) and issubclass(item, Transform) and hasattr(item, "modality")
 }
@@ -45,7 +45,7 @@ class Pipeline:
         transforms: of one modality; none at all is the identity.
 
     Raises:
-        ValueError: something that is no transform, or transforms of images and vectors together.
+        ValueError: something that is no transform, or transforms of several modalities together.
 
     Example:
         >>> Pipeline([HorizontalFlip()])(torch.rand(4, 3, 8, 8)).shape
@@ -68,7 +68,7 @@ class Pipeline:
 
     @property
     def modality(self) -> str | None:
-        """``"image"`` or ``"vector"``; ``None`` for the identity, which takes either."""
+        """``"image"``, ``"vector"`` or ``"text"``; ``None`` for the identity, which takes any."""
         return self.transforms[0].modality if self.transforms else None
 
     @property
@@ -77,19 +77,23 @@ class Pipeline:
         sizes = [size for item in self.transforms if (size := getattr(item, "size", None)) is not None]
         return pair(sizes[-1]) if sizes else None
 
-    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(self, x: Any, generator: torch.Generator | None = None) -> Any:
         """Return a view of ``x``.
 
         Args:
-            x: images (B, C, H, W), uint8 or floats in [0, 1], or vectors (B, F), floats.
+            x: images (B, C, H, W), uint8 or floats in [0, 1]; vectors (B, F), floats; or texts, a list of B strings, or
+                of B tuples of strings where items have several captions.
             generator: source of randomness; torch's global one by default.
 
         Returns:
-            float32; images (B, C, H', W') in [0, 1], vectors (B, F).
+            float32; images (B, C, H', W') in [0, 1], vectors (B, F). Of texts, a list of B strings: of several captions
+            one, drawn unless the pipeline begins with ``Caption``.
 
         Raises:
             ValueError: a shape or dtype that the pipeline cannot take.
         """
+        if self.modality == "text" or (self.modality is None and text.is_texts(x)):
+            return self._texts(x, generator)
         x = as_float(x)
         if self.modality is not None:
             check_batch(x, self.modality)
@@ -105,12 +109,19 @@ class Pipeline:
                 x = transform.apply(x, dice)
         return x if pending is None else pending(x)
 
+    def _texts(self, x: Any, generator: torch.Generator | None) -> list[str]:
+        text.check_texts(x, several=True)
+        transforms: list[Any] = list(self.transforms)
+        if not (transforms and isinstance(transforms[0], text.Caption)) and not all(isinstance(t, str) for t in x):
+            transforms.insert(0, text.Caption())
+        dice, changed = Dice(x, generator), list(x)
+        for transform in transforms:
+            changed = transform.apply(changed, dice)
+        return changed
+
     def to_config(self) -> list[TransformConfig]:
         """Return plain lists, dictionaries and numbers: ``[{"HorizontalFlip": {"p": 0.5}}, ...]``."""
-        return [
-            {type(item).__name__: {field.name: _plain(getattr(item, field.name)) for field in fields(item)}}
-            for item in self.transforms
-        ]
+        return [_plain(item) for item in self.transforms]
 
     @classmethod
     def from_config(cls, config: Sequence[str | Mapping[str, Any]]) -> Pipeline:
@@ -162,12 +173,12 @@ class Views:
 
     @property
     def modality(self) -> str | None:
-        """``"image"`` or ``"vector"``; ``None`` where every pipeline is the identity."""
+        """``"image"``, ``"vector"`` or ``"text"``; ``None`` where every pipeline is the identity."""
         return next((pipeline.modality for pipeline in self.pipelines if pipeline.modality), None)
 
-    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
+    def __call__(self, x: Any, generator: torch.Generator | None = None) -> list[Any]:
         """Return V views of ``x``, each as :meth:`Pipeline.__call__` does."""
-        x = as_float(x)
+        x = x if text.is_texts(x) or self.modality == "text" else as_float(x)
         return [pipeline(x, generator) for pipeline in self.pipelines]
 
     def to_config(self) -> list[list[TransformConfig]]:
@@ -202,7 +213,10 @@ def as_float(x: Tensor) -> Tensor:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    """A parameter as a configuration has it; a transform, also one within another, as ``{name: parameters}``."""
+    if isinstance(value, Transform):
+        return {type(value).__name__: {field.name: _plain(getattr(value, field.name)) for field in fields(value)}}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _transform_from_config(item: str | Mapping[str, Any]) -> Transform:
@@ -224,6 +238,10 @@ def _transform_from_config(item: str | Mapping[str, Any]) -> Transform:
     for field in known.values():
         if field.default is MISSING and field.name not in parameters:
             raise ValueError(f"{name}: parameter {field.name!r} is missing and has no default.")
+    inner = parameters.get("transforms")
+    if isinstance(inner, list | tuple):
+        made = [item if isinstance(item, Transform) else _transform_from_config(item) for item in inner]
+        parameters = {**parameters, "transforms": tuple(made)}
     return kind(**parameters)
 
 

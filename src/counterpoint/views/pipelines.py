@@ -31,6 +31,7 @@ from counterpoint.views.image import (
     Solarize,
 )
 from counterpoint.views.pipeline import TRANSFORMS, Pipeline, Views, nearest
+from counterpoint.views.text import OneOf, RandomDeletion, RandomSwap, StopWords, Synonyms
 from counterpoint.views.transform import Range, Transform, is_size, pair
 from counterpoint.views.vector import FeatureCorruption
 
@@ -255,6 +256,62 @@ def digits(size: Size, channels: int = 1, strength: float = 1.0) -> Views:
     return Views([pipeline] * 2)
 
 
+def rocket(
+    size: Size,
+    channels: int = 3,
+    local: int = 2,
+    local_size: Size | None = None,
+    asymmetric: bool = False,
+    blur: bool | None = None,
+) -> Views:
+    """CLIP-rocket's views of images: one that is only cropped, and ``local`` changed as in MoCo v2 (Fini et al. 2023).
+
+    The first, the global one, is a crop of 50 to 100 % of the image; the local ones have crops of 8 to 100 %, colour,
+    grey, blur and flips. Grey images, and those of up to 16 pixels, have the views of :func:`digits` as local ones.
+
+    Args:
+        size: side, or (height, width), of the views.
+        channels: 1 or 3.
+        local: number of local views, A; 2, the paper's.
+        local_size: of the local views; ``None``: as the global one. The paper has 192 to 224 on its largest data.
+        asymmetric: BYOL's pair as local views, the authors' option.
+        blur: whether half of the local views are blurred; ``None``: above 32 pixels.
+    """
+    crop = RandomResizedCrop(size, scale=(0.5, 1.0), ratio=_ratio(size, (3 / 4, 4 / 3)))
+    small = size if local_size is None else local_size
+    if channels == 1 or max(pair(size)) <= TINY:
+        changed = digits(small, channels).pipelines
+    elif asymmetric:
+        changed = byol(small, channels, blur).pipelines
+    else:
+        color = _color(channels, 0.4, 0.4, 0.4, 0.1)
+        changed = (Pipeline([*_crop(small, (0.08, 1.0)), *color, *_blur(small, 0.5, blur)]),)
+    return Views([Pipeline([crop]), *(changed[i % len(changed)] for i in range(local))])
+
+
+def rocket_texts(local: int = 2, p: float = 0.8, table: Any = "captions") -> Views:
+    """CLIP-rocket's views of captions: one perhaps without its stop words, and ``local`` by :func:`eda`.
+
+    Args:
+        local: number of local views, A; 2, the paper's.
+        p: probability that a caption loses its stop words; 0.8, or 0.9 for a ResNet-50 on YFCC, the paper's.
+        table: of synonyms, see :class:`~counterpoint.views.text.Synonyms`.
+    """
+    return Views([Pipeline([StopWords(p)]), *(eda(p, table).pipelines[:1] * local)])
+
+
+def eda(p: float = 0.8, table: Any = "captions", weights: Sequence[float] = (0.4, 0.4, 0.2)) -> Views:
+    """Two views of texts: without stop words, then a synonym, a swap or a deletion (Wei & Zou 2019; Fini et al. 2023).
+
+    Args:
+        p: probability that a text loses its stop words; 0.8, as CLIP-rocket.
+        table: of synonyms, see :class:`~counterpoint.views.text.Synonyms`.
+        weights: of a synonym, of a swap, of deletions, one of which each text gets; CLIP-rocket's.
+    """
+    change = OneOf((Synonyms(table=table), RandomSwap(), RandomDeletion()), tuple(weights))
+    return Views([Pipeline([StopWords(p), change])] * 2)
+
+
 def none(size: Size, channels: int = 3) -> Views:
     """One view, the image itself at ``size``: not random, for evaluation."""
     return Views([Pipeline([Resize(size)])])
@@ -268,6 +325,11 @@ def scarf(rate: float = 0.6) -> Views:
 def adainf_vectors(rate: float = 0.3) -> Views:
     """:func:`scarf` with half its corruption: what ``adainf`` is for vectors, by the rule of its paper; ours."""
     return scarf(rate)
+
+
+def rocket_vectors(local: int = 2, rate: float = 0.3) -> Views:
+    """:func:`rocket` for vectors: the row as it is, and ``local`` times corrupted at ``rate``; ours."""
+    return Views([Pipeline(), *[Pipeline([FeatureCorruption(rate)])] * local])
 
 
 def identity() -> Views:
@@ -288,9 +350,11 @@ _NAMED: dict[str, dict[str, Callable[..., Views]]] = {
         "adainf": adainf,
         "adainf_asymmetric": adainf_asymmetric,
         "digits": digits,
+        "rocket": rocket,
         "none": none,
     },
-    "vector": {"scarf": scarf, "adainf": adainf_vectors},
+    "vector": {"scarf": scarf, "adainf": adainf_vectors, "rocket": rocket_vectors},
+    "text": {"eda": eda, "rocket": rocket_texts},
 }
 _ANY: dict[str, Callable[..., Views]] = {"identity": identity}
 
@@ -310,23 +374,23 @@ def resolve(
         spec: one of
 
             - ``"auto"``: for images "simclr", or "digits" where they are grey or at most 16 pixels small; "scarf" for
-              vectors;
+              vectors; "eda" for texts;
             - a name of :func:`names`;
             - a name with parameters, ``{"simclr": {"strength": 0.5}}``; ``count`` asks for so many views, the name's
               pipelines taken in turn: ``{"simclr": {"count": 4}}``;
             - a list of transforms, ``[{"HorizontalFlip": {"p": 0.5}}, ...]``: two views by the same pipeline;
             - a list of such lists, one per view, as :meth:`Views.to_config` writes it;
             - :class:`Views`, returned as they are.
-        modality: ``"image"`` or ``"vector"``.
-        shape: of one item, (C, H, W) or (F,).
+        modality: ``"image"``, ``"vector"`` or ``"text"``.
+        shape: of one item, (C, H, W) or (F,); of texts, which have none, it is not looked at.
         size: side, or (height, width), of named image views; the image's own by default.
 
     Raises:
         ValueError: an unknown name (the nearest is suggested), or views of another modality.
     """
     if modality not in _NAMED:
-        raise ValueError(f"modality must be 'image' or 'vector', got {modality!r}.")
-    if len(shape) != (3 if modality == "image" else 1):
+        raise ValueError(f"modality must be 'image', 'vector' or 'text', got {modality!r}.")
+    if modality != "text" and len(shape) != (3 if modality == "image" else 1):
         raise ValueError(f"shape must be {'(C, H, W)' if modality == 'image' else '(F,)'}, got {tuple(shape)}.")
     views = _views(spec, modality, shape, size)
     if views.modality not in (None, modality):
@@ -356,8 +420,8 @@ def _views(spec: Any, modality: str, shape: Sequence[int], size: Size | None) ->
 
 
 def _automatic(modality: str, shape: Sequence[int]) -> str:
-    if modality == "vector":
-        return "scarf"
+    if modality in ("vector", "text"):
+        return "scarf" if modality == "vector" else "eda"
     return "digits" if shape[0] == 1 or min(shape[1:]) <= TINY else "simclr"
 
 

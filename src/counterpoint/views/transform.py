@@ -24,16 +24,16 @@ class Dice:
     """The randomness of one call, one number per sample unless a shape is given.
 
     Args:
-        x: the batch, (B, ...); numbers arrive on its device.
+        x: the batch, a tensor (B, ...) or a list of B texts; numbers arrive on its device, a list's being the CPU.
         generator: source of randomness; ``None`` is torch's global generator of that device. A generator of another
             device is drawn from there and the numbers are moved.
     """
 
-    def __init__(self, x: Tensor, generator: torch.Generator | None = None):
+    def __init__(self, x: Tensor | Sequence[Any], generator: torch.Generator | None = None):
         self.batch = len(x)
-        self.device = x.device
+        self.device = x.device if isinstance(x, Tensor) else torch.device("cpu")
         self.generator = generator
-        self._source = x.device if generator is None else generator.device
+        self._source = self.device if generator is None else generator.device
 
     def uniform(self, low: float = 0.0, high: float = 1.0, *shape: int) -> Tensor:
         """Numbers from ``[low, high)``, (B, *shape)."""
@@ -83,19 +83,19 @@ class Transform:
         for field in fields(self):  # a configuration file has lists where the dataclass has tuples
             value = getattr(self, field.name)
             if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
+                object.__setattr__(self, field.name, _tuples(value))
         self.validate()
 
     def validate(self) -> None:
         """Raise ``ValueError`` for parameters that make no sense."""
 
-    def __call__(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return the changed batch, float32, of the shape of ``x`` unless the transform has a ``size``."""
+    def __call__(self, x: Any, generator: torch.Generator | None = None) -> Any:
+        """Return the changed batch: float32, of the shape of ``x`` unless the transform has a ``size``; or texts."""
         check_batch(x, self.modality)
         return self.apply(x, Dice(x, generator))
 
-    def apply(self, x: Tensor, dice: Dice) -> Tensor:
-        """Change a batch that has been checked, with randomness from ``dice``."""
+    def apply(self, x: Any, dice: Dice) -> Any:
+        """Change a batch that has been checked, with randomness from ``dice``: a tensor, or a list of texts."""
         raise NotImplementedError
 
     def fail(self, name: str, expected: str) -> ValueError:
@@ -141,6 +141,10 @@ class Transform:
             most = "" if high == math.inf else f" up to {high - center:g}"
             raise self.fail(name, f"a distance from {center:g} of at least 0{most}, or a pair (low, high)")
         return (max(low, center - value), center + value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 class Change(Protocol):
