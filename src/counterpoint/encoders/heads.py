@@ -13,14 +13,21 @@ HEADS = ("mlp", "mlp-plain", "linear", "identity", "reweighting", "none")
 
 
 def mlp_head(
-    inputs: int, hidden: int, outputs: int, *, layers: int = 2, last_norm: bool = False, norm: bool = True
+    inputs: int,
+    hidden: int,
+    outputs: int,
+    *,
+    layers: int = 2,
+    last_norm: bool | str = False,
+    norm: bool = True,
 ) -> nn.Sequential:
     """A head as contrastive papers draw it: (linear, batch norm, ReLU) repeated, then linear.
 
     Args:
         inputs, hidden, outputs: dimensions.
         layers: linear layers in all; 1 is a linear head.
-        last_norm: batch norm without affine parameters after the last layer (SimSiam's projector).
+        last_norm: batch norm without affine parameters after the last layer (SimSiam's projector); ``"affine"``: with
+            them (BarLIP's).
         norm: batch norm between the layers.
 
     Returns:
@@ -28,13 +35,15 @@ def mlp_head(
     """
     if layers < 1:
         raise ValueError(f"layers: expected at least 1, got {layers}")
+    if last_norm not in (False, True, "affine"):
+        raise ValueError(f"last_norm: expected a truth value or 'affine', got {last_norm!r}")
     parts: list[nn.Module] = []
     for _ in range(layers - 1):
         parts += [nn.Linear(inputs, hidden, bias=not norm), *([nn.BatchNorm1d(hidden)] if norm else []), nn.ReLU()]
         inputs = hidden
     parts.append(nn.Linear(inputs, outputs, bias=not last_norm))
     if last_norm:
-        parts.append(nn.BatchNorm1d(outputs, affine=False))
+        parts.append(nn.BatchNorm1d(outputs, affine=last_norm == "affine"))
     return nn.Sequential(*parts)
 
 

@@ -36,6 +36,11 @@ class Recipe:
         schedule: ``"cosine"`` to zero, or ``"constant"``.
         warmup: share of all steps in which the rate rises linearly (SimCLR: 10 of 100 epochs).
         encoder_lr: peak learning rate of ``module.encoder``, where it should differ from the rest's; ``None``: ``lr``.
+        start_lr: learning rate of the first step of the warm-up; ``None``: one step of it above 0.
+        end_lr: learning rate in which the cosine ends; 0. Both are shares of ``lr``: a rate of its own for the encoder
+            starts and ends at the same shares.
+        betas: of AdamW; (0.9, 0.999), PyTorch's. CLIP and its successors have 0.98 for the second, with which the
+            optimiser forgets a sudden large gradient sooner.
     """
 
     optimizer: str = "adamw"
@@ -44,6 +49,9 @@ class Recipe:
     schedule: str = "cosine"
     warmup: float = 0.1
     encoder_lr: float | None = None
+    start_lr: float | None = None
+    end_lr: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("adamw", "sgd"):
@@ -54,15 +62,24 @@ class Recipe:
             raise ValueError(f"lr, weight_decay, warmup: expected lr > 0, decay >= 0, warmup in [0, 1], got {self}")
         if self.encoder_lr is not None and not 0 < self.encoder_lr < math.inf:
             raise ValueError(f"encoder_lr: expected a finite number above 0, got {self.encoder_lr}")
+        for name, value in (("start_lr", self.start_lr or 0.0), ("end_lr", self.end_lr)):
+            if not 0 <= value <= self.lr:
+                raise ValueError(f"{name}: expected a number from 0 to lr, {self.lr}, got {value}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas: expected two numbers of at least 0 and below 1, got {self.betas}")
 
     def factor(self, step: int, total: int) -> float:
         """The learning rate at a step as a share of ``lr``."""
         warm = round(self.warmup * total)
         if step < warm:
-            return (step + 1) / warm
+            if self.start_lr is None:
+                return (step + 1) / warm
+            start = self.start_lr / self.lr
+            return start + (1 - start) * step / max(1, warm - 1)
         if self.schedule == "constant":
             return 1.0
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+        end = self.end_lr / self.lr
+        return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
     def optimizers(
         self, module: nn.Module, total: int, starts: Sequence[int] = (0,)
@@ -86,7 +103,7 @@ class Recipe:
         groups = [group for group in groups if group["params"]]
         optimizer: torch.optim.Optimizer
         if self.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=self.lr, foreach=True)
+            optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, foreach=True)
         else:
             optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=0.9, foreach=True)
         ends = [*starts[1:], total]
