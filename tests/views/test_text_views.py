@@ -21,6 +21,7 @@ from counterpoint.views import (
     Views,
     names,
     resolve,
+    resolve_each,
 )
 from counterpoint.views.words import CAPTION_SYNONYMS, STOP_WORDS, thesaurus
 
@@ -76,7 +77,7 @@ def test_no_text_becomes_empty_and_an_empty_one_is_no_trouble(transform):
         (["a", None], "x must hold texts, got NoneType at 1"),
         (torch.zeros(2, 3), "x must be a list of texts, got Tensor"),
         (["a", 3], "x must hold texts, got int at 1"),
-        (["a", ()], "x must hold"),
+        (["a", (3,)], "x must hold"),
     ],
 )
 def test_what_is_no_text_is_refused(transform, x, message):
@@ -221,6 +222,7 @@ def test_captions():
     assert Caption(2)(items) == ["c", "only", "e"]
     assert Caption(-1)(items) == ["c", "only", "e"]
     assert Caption(-3)(items) == ["a", "only", "d"]
+    assert Caption()([(), ("a",)]) == Caption(0)([(), ("a",)]) == Caption(-1)([[], "a"]) == ["", "a"]
 
 
 def test_each_view_draws_a_caption_of_its_own():
@@ -296,6 +298,28 @@ def test_rocket_has_as_many_views_of_each_modality():
     assert small.sizes == [(40, 40), (24, 24), (24, 24)]
     pair = resolve({"rocket": {"asymmetric": True}}, "image", (3, 40, 40)).pipelines
     assert pair[1] != pair[2]
+
+
+def test_a_name_for_all_modalities():
+    kinds = {"photo": "image", "words": "text", "sound": "audio", "genes": "vector"}
+    shapes = {"photo": (3, 40, 40), "words": (), "sound": (1, 80), "genes": (5,)}
+    batch = {"photo": torch.rand(4, 3, 40, 40), "words": ["a big cat"] * 4, "genes": torch.rand(4, 5)}
+    batch["sound"] = torch.rand(4, 1, 80)
+    views = resolve_each("rocket", kinds, shapes)
+    assert set(views.to_config()) == {"photo", "words", "genes"}
+    made = views(batch, list(kinds))
+    assert len(made) == 3
+    assert all(view["sound"] is batch["sound"] for view in made)
+    assert not torch.equal(made[1]["photo"], made[2]["photo"])
+    assert len(resolve_each({"rocket": {"local": 0}}, kinds, shapes)(batch, list(kinds))) == 1
+    assert set(resolve_each("eda", kinds, shapes).to_config()) == {"words"}
+    assert resolve_each({"words": "eda"}, kinds, shapes)(batch, ["words"])[0]["words"] != batch["words"]
+    (one,) = resolve_each({"words": [{"StopWords": {"p": 1}}]}, kinds, shapes)(batch, ["words"])
+    assert one["words"] == ["big cat"] * 4
+    with pytest.raises(ValueError, match="views: expected auto, none"):
+        resolve_each("rockett", kinds, shapes)
+    with pytest.raises(ValueError, match="views: there are none for audios"):
+        resolve_each({"sound": "rocket"}, kinds, shapes)
 
 
 def test_modalities_do_not_mix():

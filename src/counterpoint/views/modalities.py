@@ -8,9 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from counterpoint.views.pipeline import Views
+from counterpoint.views.pipelines import names as known_names
 from counterpoint.views.pipelines import resolve
 
 SMALL = 16  # pixels; of smaller images nothing is cut away
+WITH_VIEWS = ("image", "vector", "text")
 
 
 class ModalityViews:
@@ -59,9 +61,10 @@ def resolve_each(spec: Any, kinds: Mapping[str, str], shapes: Mapping[str, tuple
 
     Args:
         spec: ``"auto"``: of images a crop of at least half of the area, as in the recipes of CLIP, where they are
-            larger than 16 pixels, and all else as it is; ``"none"``: everything as it is; or a mapping from names of
-            modalities to what :func:`~counterpoint.views.resolve` takes, the others being as they are. A single list of
-            transforms is one view.
+            larger than 16 pixels, and all else as it is; ``"none"``: everything as it is; another name, with or without
+            parameters, such as ``"rocket"`` or ``{"rocket": {"local": 3}}``: the pipelines of this name of all
+            modalities that have one, the others being as they are; or a mapping from names of modalities to what
+            :func:`~counterpoint.views.resolve` takes. A single list of transforms is one view.
         kinds, shapes: of the data.
 
     Raises:
@@ -77,6 +80,7 @@ def resolve_each(spec: Any, kinds: Mapping[str, str], shapes: Mapping[str, tuple
             for name, kind in kinds.items()
             if kind == "image" and min(shapes[name][1:]) > SMALL
         }
+    spec = _of_every_kind(spec, kinds)
     if not isinstance(spec, Mapping):
         raise ValueError(f"views: expected auto, none, or a pipeline for each of {', '.join(kinds)}, got {spec!r}")
     pipelines: dict[str, Any] = {}
@@ -85,12 +89,21 @@ def resolve_each(spec: Any, kinds: Mapping[str, str], shapes: Mapping[str, tuple
             raise ValueError(f"views: there is no modality {name!r}; there are {', '.join(kinds)}")
         if wanted in (None, "none"):
             continue
-        if kinds[name] not in ("image", "vector"):
+        if kinds[name] not in WITH_VIEWS:
             raise ValueError(f"views: there are none for {kinds[name]}s; leave {name!r} out")
         views = resolve(wanted, modality=kinds[name], shape=shapes[name])
         single = isinstance(wanted, Sequence) and not isinstance(wanted, str) and not isinstance(wanted[0], Sequence)
         pipelines[name] = _First(views) if single else views
     return ModalityViews(pipelines, spec)
+
+
+def _of_every_kind(spec: Any, kinds: Mapping[str, str]) -> Any:
+    """For the name of pipelines, with parameters or without, a mapping from the modalities that have one of it."""
+    name = spec if isinstance(spec, str) else next(iter(spec)) if isinstance(spec, Mapping) and len(spec) == 1 else None
+    if name is None or name in kinds:
+        return spec
+    having = [key for key, kind in kinds.items() if kind in WITH_VIEWS and name in known_names(kind)]
+    return {key: spec for key in having} if having else spec
 
 
 __all__ = ["ModalityViews", "Views", "resolve_each"]

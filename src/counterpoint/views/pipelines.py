@@ -289,6 +289,16 @@ def rocket(
     return Views([Pipeline([crop]), *(changed[i % len(changed)] for i in range(local))])
 
 
+def slip(size: Size, channels: int = 3) -> Views:
+    """SLIP's views of images (Mu et al., ECCV 2022): one for the captions, a crop of at least half, and SimCLR's two.
+
+    Grey images, and those of up to 16 pixels, have the views of :func:`digits` in place of SimCLR's.
+    """
+    small = channels == 1 or max(pair(size)) <= TINY
+    crop = RandomResizedCrop(size, scale=(0.5, 1.0), ratio=_ratio(size, (3 / 4, 4 / 3)))
+    return Views([Pipeline([crop]), *(digits(size, channels) if small else simclr(size, channels)).pipelines])
+
+
 def rocket_texts(local: int = 2, p: float = 0.8, table: Any = "captions") -> Views:
     """CLIP-rocket's views of captions: one perhaps without its stop words, and ``local`` by :func:`eda`.
 
@@ -351,9 +361,10 @@ _NAMED: dict[str, dict[str, Callable[..., Views]]] = {
         "adainf_asymmetric": adainf_asymmetric,
         "digits": digits,
         "rocket": rocket,
+        "slip": slip,
         "none": none,
     },
-    "vector": {"scarf": scarf, "adainf": adainf_vectors, "rocket": rocket_vectors},
+    "vector": {"scarf": scarf, "adainf": adainf_vectors, "rocket": rocket_vectors, "slip": rocket_vectors},
     "text": {"eda": eda, "rocket": rocket_texts},
 }
 _ANY: dict[str, Callable[..., Views]] = {"identity": identity}

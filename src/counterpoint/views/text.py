@@ -55,7 +55,7 @@ class Caption(TextTransform):
 
     Args:
         which: ``"random"``, or the number of one, 0 for the first and -1 for the last; an item that has fewer gives its
-            last, or for a negative number its first.
+            last, or for a negative number its first. One that has none gives an empty text.
     """
 
     which: str | int = "random"
@@ -75,9 +75,9 @@ class Caption(TextTransform):
         """Choose."""
         if self.which == "random":
             draws = dice.uniform().tolist()
-            return [t if isinstance(t, str) else t[int(u * len(t))] for t, u in zip(x, draws, strict=True)]
+            return [_pick(t, int(u * len(t))) for t, u in zip(x, draws, strict=True)]
         at = int(self.which)
-        return [t if isinstance(t, str) else t[max(-len(t), min(at, len(t) - 1))] for t in x]
+        return [_pick(t, max(-len(t), min(at, len(t) - 1))) for t in x]
 
 
 @dataclass(frozen=True)
@@ -312,7 +312,7 @@ def is_texts(x: object) -> bool:
 
 
 def check_texts(x: object, several: bool = False) -> None:
-    """Require a list of at least one text; with ``several``, an item may be a list of at least one of them.
+    """Require a list of at least one text; with ``several``, an item may be a list of them, or of none.
 
     Raises:
         ValueError: anything else, with the place of what does not fit.
@@ -329,8 +329,13 @@ def check_texts(x: object, several: bool = False) -> None:
             raise ValueError(f"x must hold texts, got {type(text).__name__} at {i}; a text that is missing is ''.")
         if not several:
             raise ValueError(f"x must hold texts, got several at {i}; Caption() chooses one of them.")
-        if not text or not all(isinstance(each, str) for each in text):
-            raise ValueError(f"x must hold at least one text an item, got {text!r} at {i}.")
+        if not all(isinstance(each, str) for each in text):
+            raise ValueError(f"x must hold texts, got {text!r} at {i}.")
+
+
+def _pick(texts: Any, at: int) -> str:
+    """The text of an item, or that of its texts, if any."""
+    return texts if isinstance(texts, str) else str(texts[at]) if len(texts) else ""
 
 
 def _split(word: str) -> tuple[str, str, str]:
