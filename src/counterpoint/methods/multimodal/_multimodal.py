@@ -64,7 +64,7 @@ class Multimodal(Method):
         ValueError: a single modality where the method needs two, or a name that is no tower.
     """
 
-    n_views = 1
+    n_views: ClassVar[int | None] = 1
     multimodal: ClassVar[bool] = True
     least_modalities: ClassVar[int] = 2
     encoder: MultimodalEncoder  # type: ignore[assignment]
