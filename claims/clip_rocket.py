@@ -1,7 +1,7 @@
 """CLIP-rocket: local views raise zero-shot accuracy, and leave less for a self-supervised companion to gain.
 
 The paper's two statements on pairs that a processor can train on: scikit-learn's digits with short captions that name
-them in several ways, of which 200 pairs are for training, so that there is something to gain; and emoji with their
+them in several ways, of which 100 pairs are for training, so that there is something to gain; and emoji with their
 names and keywords. All arms are trained for the same number of steps on the same batches; local views make a step
 dearer, as they do in the paper.
 
@@ -15,7 +15,8 @@ dearer, as they do in the paper.
 
 Nothing was tuned: heads, temperatures, weights, smoothing and views are the methods' defaults, which are the paper's,
 widths of heads in proportion to the features; optimiser and learning rate are everybody's default. Pairs are scored by
-the global embedding in every arm.
+the global embedding in every arm. Two sizes were set after a trial with one seed, for all arms alike: with 200 pairs of
+digits both arms stood near the ceiling (0.947 without and 0.950 with local views), and 300 steps on emoji took too long.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from counterpoint.experiments.claims import Claim, DataMissing, Setting
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TEMPLATES = ["a photo of a {}", "the digit {}", "a handwritten {} on paper", "this is the number {}"]
-PAIRS = 200  # of digits, for training
+PAIRS = 100  # of digits, for training
 GLOBAL = {"rocket": {"local": 0}}
 LOCAL = {"rocket": {"local": 2}}
 QUIET = {"progress": False, "report": False, "monitor": 0, "overwrite": True, "threads": 1}
@@ -47,7 +48,7 @@ HOW: dict[str, dict[str, Any]] = {
         "metrics": ["zero_shot"],
     },
     "emoji": {
-        "steps": 300,
+        "steps": 100,
         "batch_size": 128,
         "encoders": {"image": {"widths": [16, 32, 64]}, "text": {"width": 64, "depth": 1}},
         "metrics": ["pair_recall@5"],
@@ -80,7 +81,7 @@ def emoji(root: str | None) -> Any:
 
 
 def few(seed: int) -> Splits:
-    """The usual split, of whose training part 200 pairs stay, drawn by the seed."""
+    """The usual split, of whose training part 100 pairs stay, drawn by the seed."""
     whole = split(digits())
     kept = np.random.default_rng(seed).permutation(whole.train)[:PAIRS]
     return Splits(np.sort(kept), whole.val, whole.test)
@@ -167,7 +168,7 @@ CLAIM = Claim(
             data="digits",
             metric=SCORES["digits"],
             arms={"method": rocket_on_digits, "baseline": clip_on_digits},
-            notes=f"200 training pairs, 200 steps of 64. {SAME}",
+            notes=f"100 training pairs, 200 steps of 64. {SAME}",
         ),
         Setting(
             name="local-views-emoji",
@@ -175,7 +176,7 @@ CLAIM = Claim(
             metric=SCORES["emoji"],
             arms={"method": rocket_on_emoji, "baseline": clip_on_emoji},
             needs=NEEDS,
-            notes=f"300 steps of 128; names and keywords are an emoji's two captions. {SAME}",
+            notes=f"100 steps of 128; names and keywords are an emoji's two captions. {SAME}",
         ),
         Setting(
             name="companion-barlip",

@@ -99,9 +99,9 @@ class Rocket(Multimodal):
     def loss(self, views: Sequence[View], batch: dict[str, Any]) -> Tensor:
         there = self.both(batch, *self.names)
         features = self.look(self.encoder, views)
-        if len(kept(features, there)[self.names[0]][0]) < 2:
-            return self.nothing({name: h[0] for name, h in features.items()})
         h = kept(features, there)
+        if not self._enough(h[self.names[0]][0]):
+            return self.nothing({name: each[0] for name, each in features.items()})
         a, b = self.names
         z = {name: self.encoder.towers[name].head(h[name][0]) for name in self.names}
         local = {name: [self.local(name, each) for each in h[name][1:]] for name in self.names}
