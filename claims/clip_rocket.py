@@ -16,7 +16,8 @@ dearer, as they do in the paper.
 Nothing was tuned: heads, temperatures, weights, smoothing and views are the methods' defaults, which are the paper's,
 widths of heads in proportion to the features; optimiser and learning rate are everybody's default. Pairs are scored by
 the global embedding in every arm. Two sizes were set after a trial with one seed, for all arms alike: with 200 pairs of
-digits both arms stood near the ceiling (0.947 without and 0.950 with local views), and 300 steps on emoji took too long.
+digits both arms stood near the ceiling (0.947 without and 0.950 with local views), and 300 steps on emoji
+took too long.
 """
 
 from __future__ import annotations
