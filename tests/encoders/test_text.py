@@ -144,7 +144,7 @@ def test_a_model_that_is_not_there():
     pytest.importorskip("transformers")
     with pytest.raises(FileNotFoundError, match="no text model 'nobody/nothing'"):
         build_text_encoder("hf:nobody/nothing")
-    with pytest.raises(ValueError, match="there are transformer and hf:NAME"):
+    with pytest.raises(ValueError, match="there are transformer, unimodal and hf:NAME"):
         build_text_encoder("lstm", TEXTS)
     with pytest.raises(ValueError, match="wdith"):
         build_text_encoder("transformer", TEXTS, wdith=3)

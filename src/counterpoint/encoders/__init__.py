@@ -9,10 +9,14 @@ Of several modalities, a :class:`MultimodalEncoder` has a :class:`Tower` each: a
 Around it: :func:`mlp_head` for projection and prediction heads, :func:`make_head` for others by name, :class:`EMA` for
 a momentum teacher, :class:`PairGate` for the coordinates that two classes share, :func:`gap_map` for where two towers
 start, :func:`ensemble` for several encoders as one. For auto-encoders, decoders of vectors, images and sentences on a
-:class:`GaussianLatent`, and :func:`informative_embedding`, what a decoder knows just before its output.
+:class:`GaussianLatent`, and :func:`informative_embedding`, what a decoder knows just before its output. For captions,
+an :class:`AttentionalPooler` of an encoder's tokens, a text decoder in two halves (:class:`UnimodalTextDecoder`,
+:class:`MultimodalDecoder`), and :func:`generate`, which writes with any model of the next token.
 """
 
+from counterpoint.encoders.attention import Attention, CrossBlock
 from counterpoint.encoders.backbones import MLP, ConvNet, Given
+from counterpoint.encoders.captioning import MultimodalDecoder, UnimodalTextDecoder
 from counterpoint.encoders.classifier import Classifier, Predictions, load_classifier, save_classifier
 from counterpoint.encoders.decoders import (
     Gaussian,
@@ -27,10 +31,12 @@ from counterpoint.encoders.encoder import Encoder, build, load
 from counterpoint.encoders.ensemble import StageEnsemble, ensemble, integrate
 from counterpoint.encoders.gap_map import gap_map, turn
 from counterpoint.encoders.gates import PairGate
+from counterpoint.encoders.generation import Beams, beam_search, generate
 from counterpoint.encoders.heads import ReweightingHead, SymmetricReLU, identity_head, make_head, mlp_head
 from counterpoint.encoders.informative import InformativeEncoder, informative_embedding
 from counterpoint.encoders.multihead import MultiHeadProjector
 from counterpoint.encoders.multimodal import MultimodalEncoder, Tower, TowerEncoder
+from counterpoint.encoders.poolers import AttentionalPooler, CascadePooler, Pooled, pool
 from counterpoint.encoders.prototypes import Prototypes
 from counterpoint.encoders.signals import LogMelNet, SignalNet
 from counterpoint.encoders.text import TextEncoder, TextTransformer, build_text_encoder
@@ -39,8 +45,13 @@ from counterpoint.encoders.tokenizer import Tokenizer
 __all__ = [
     "EMA",
     "MLP",
+    "Attention",
+    "AttentionalPooler",
+    "Beams",
+    "CascadePooler",
     "Classifier",
     "ConvNet",
+    "CrossBlock",
     "Encoder",
     "Gaussian",
     "GaussianLatent",
@@ -49,8 +60,10 @@ __all__ = [
     "InformativeEncoder",
     "LogMelNet",
     "MultiHeadProjector",
+    "MultimodalDecoder",
     "MultimodalEncoder",
     "PairGate",
+    "Pooled",
     "Predictions",
     "Prototypes",
     "ReweightingHead",
@@ -64,11 +77,14 @@ __all__ = [
     "Tokenizer",
     "Tower",
     "TowerEncoder",
+    "UnimodalTextDecoder",
     "VectorDecoder",
+    "beam_search",
     "build",
     "build_text_encoder",
     "ensemble",
     "gap_map",
+    "generate",
     "identity_head",
     "informative_embedding",
     "integrate",
@@ -76,6 +92,7 @@ __all__ = [
     "load_classifier",
     "make_head",
     "mlp_head",
+    "pool",
     "save_classifier",
     "turn",
 ]

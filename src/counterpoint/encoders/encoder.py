@@ -173,6 +173,9 @@ def build(
         name: ``"convnet"``, ``"mlp"``, a timm model such as ``"resnet18"`` (``timm:NAME`` if it is ours too), or
             ``"ensemble"`` of ``members``, each a mapping of ``name`` and ``arguments``; ``"signalnet"`` for signals,
             ``"logmel"`` for sound; ``"given"`` for vectors that another model made: they are the features.
+            ``"ensemble"`` of ``members``, each a mapping of ``name`` and ``arguments``; ``"pooled"``, an encoder ``of``
+            images behind attentional poolers (:func:`~counterpoint.encoders.pool`); ``"signalnet"`` for signals,
+            ``"logmel"`` for sound.
         shape: of one item: (C, H, W) for images, (C, T) for signals, (F,) for vectors.
         mean, std: of the training data, see :class:`Encoder`.
         pretrained: timm only: download weights from the hub (tens to hundreds of MB), or take them from its cache.
@@ -189,6 +192,8 @@ def build(
         raise ValueError(f"shape: expected (C, H, W), (C, T) or (F,) of positive sizes, got {shape}")
     if name == "ensemble":
         return _ensemble(shape, mean, std, pretrained, **arguments)
+    if name == "pooled":
+        return _pooled(shape, mean, std, pretrained, **arguments)
     if name == "mlp":
         backbone: nn.Module = _call(MLP, name, torch.Size(shape).numel(), **arguments)
     elif modality == "signal":
@@ -230,6 +235,18 @@ def _ensemble(
     return ensemble(
         [build(member["name"], shape, **each) for member, each in zip(members, built, strict=True)], normalize_each
     )
+
+
+def _pooled(
+    shape: tuple[int, ...], mean: Any, std: Any, pretrained: bool, of: Any = "convnet", **arguments: Any
+) -> Encoder:
+    from counterpoint.encoders.poolers import pool
+
+    of = {"name": of} if isinstance(of, str) else of
+    if not isinstance(of, dict) or not {"name"} <= set(of) <= {"name", "arguments"}:
+        raise ValueError(f"of: expected the name of an encoder, or its name and arguments, got {of!r}")
+    inner = {**of.get("arguments", {}), "pretrained": pretrained, "mean": mean, "std": std}
+    return pool(build(of["name"], shape, **inner), **arguments)
 
 
 def _call(kind: type[nn.Module], name: str, *fixed: Any, **arguments: Any) -> nn.Module:

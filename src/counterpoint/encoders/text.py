@@ -101,11 +101,15 @@ class TextTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, causal, dropout, drop_path) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
-    def states(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, W), after the last norm."""
+    def embedded(self, ids: Tensor) -> Tensor:
+        """(B, L, W): tokens and their positions, before the first layer."""
         if ids.shape[1] > self.length:
             raise ValueError(f"ids: expected at most {self.length} tokens, got {ids.shape[1]}")
-        x = self.token(ids) + self.position[: ids.shape[1]]
+        return self.token(ids) + self.position[: ids.shape[1]]
+
+    def states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, W), after the last norm."""
+        x = self.embedded(ids)
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
@@ -222,14 +226,16 @@ def build_text_encoder(
     """Make an encoder of texts by name.
 
     Args:
-        name: ``"transformer"``, trained from scratch with a vocabulary of its own; or ``"hf:NAME"``, a model of Hugging
-            Face that is in its cache, or ``"hf:/path"``, one in a folder. Nothing is downloaded.
+        name: ``"transformer"``, trained from scratch with a vocabulary of its own; ``"unimodal"``, a causal one with a
+            token at its end, the lower half of a decoder of captions
+            (:class:`~counterpoint.encoders.UnimodalTextDecoder`); or ``"hf:NAME"``, a model of Hugging Face that is in
+            its cache, or ``"hf:/path"``, one in a folder. Nothing is downloaded.
         texts: to learn the vocabulary from, where there is no tokenizer.
         tokenizer: instead.
         vocabulary, length, special: see :meth:`~counterpoint.encoders.Tokenizer.train`; of a Hugging Face model only
             ``length`` is ours to choose (default 128, or what it can take).
         pretrained: of Hugging Face models, take the weights; otherwise its architecture with new ones.
-        arguments: of :class:`TextTransformer`.
+        arguments: of :class:`TextTransformer`, or of the class named above.
 
     Raises:
         ValueError: an unknown name or argument, or no texts to learn from.
@@ -240,14 +246,21 @@ def build_text_encoder(
         if arguments:
             raise ValueError(f"encoders: {name} takes no {', '.join(arguments)}")
         return _hugging_face(name.removeprefix(_HUGGING_FACE), length, pretrained)
-    if name != "transformer":
-        raise ValueError(f"encoders: no encoder of texts is called {name!r}; there are transformer and hf:NAME")
+    if name not in ("transformer", "unimodal"):
+        raise ValueError(
+            f"encoders: no encoder of texts is called {name!r}; there are transformer, unimodal and hf:NAME"
+        )
     if tokenizer is None:
         if texts is None:
             raise ValueError("encoders: texts are needed to learn a vocabulary from")
         tokenizer = Tokenizer.train(texts, vocabulary, length, special)
+    kind: Any = TextTransformer
+    if name == "unimodal":
+        from counterpoint.encoders.captioning import UnimodalTextDecoder
+
+        kind = UnimodalTextDecoder
     try:
-        backbone = TextTransformer(len(tokenizer), tokenizer.length, **arguments)
+        backbone = kind(len(tokenizer), tokenizer.length, **arguments)
     except TypeError as error:
         raise ValueError(f"encoders: the transformer of texts: {error}") from error
     return TextEncoder(backbone, tokenizer, {"name": name, "modality": "text", "arguments": dict(arguments)})
