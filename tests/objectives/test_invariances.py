@@ -29,6 +29,7 @@ from counterpoint.objectives import (
     CACRMoCoV3,
     CACRQueue,
     CLIPUniformAlignLoss,
+    CoCaLoss,
     ContrastiveMIMTerm,
     CrossModalBarlow,
     CrossModalPrediction,
@@ -96,6 +97,12 @@ def gated(loss, a, b, y):
 def by_index(kind):
     """An objective with state by item, new at each call: as in a first epoch."""
     return lambda loss, a, b, y: kind(len(a))(a, b, torch.arange(len(a)))
+
+
+def captioned(loss, a, b, y):
+    """Captions of one word that depend on nothing."""
+    words = torch.ones(len(a), 1, dtype=torch.int64)
+    return loss(a, b, torch.zeros(len(a), 1, 3, dtype=torch.float64 if a.dtype == torch.float64 else None), words)
 
 
 def prototypes(loss, a, b, y):
@@ -182,6 +189,7 @@ CASES = {
     "CUAXU": Case(lambda **k: CLIPUniformAlignLoss(w_cross=1, **k)),
     "CWCLLoss": Case(CWCLLoss, swap=False, terms=1, smooth=False),
     "CWCLLoss weighted": Case(lambda **k: CWCLLoss(reverse="weighted", **k), swap=False, terms=1, smooth=False),
+    "CoCaLoss": Case(CoCaLoss, captioned),
     "SogCLR": Case(lambda **k: SimpleNamespace(), by_index(SogCLR), smooth=False),
     "ISogCLR": Case(lambda **k: SimpleNamespace(), by_index(ISogCLR), smooth=False),
     "SpectralContrastive": Case(SpectralContrastive, cosine=False),

@@ -33,6 +33,10 @@ These families share this floor:
   that of an image to the captions of the batch.
 * **Predictive**, no negatives: :class:`NegativeCosine` between a prediction and a constant target (BYOL, SimSiam),
   :class:`CrossModalPrediction` between modalities.
+  :class:`GaussianLikelihood`, :class:`TokenLikelihood`. On a text decoder: :class:`CaptionLoss` and, with the contrast
+  of images and texts beside it, :class:`CoCaLoss`.
+* **Clustering**: :class:`SwAV` predicts one view's assignment to prototypes from another's.
+* **Predictive**, no negatives: :class:`NegativeCosine` between a prediction and a constant target (BYOL, SimSiam).
 * **Decorrelating**, statistics over the batch instead of pairs: :class:`BarlowTwins`, :class:`VICReg`;
   :class:`SpectralContrastive` can be read as either. Between modalities :class:`CrossModalBarlow`.
 
@@ -47,6 +51,7 @@ from counterpoint.objectives.amcl import AMCL, AMCLBarlow, AMCLSimSiam, PairTemp
 from counterpoint.objectives.arbitrary import ArbitraryPairs
 from counterpoint.objectives.barlow import BarlowTwins
 from counterpoint.objectives.cacr import CACR, CACRMoCoV3, CACRQueue
+from counterpoint.objectives.coca import CaptionLoss, CoCaLoss
 from counterpoint.objectives.core_tuning import CoreTuning, FocalSupCon
 from counterpoint.objectives.cwcl import CWCLLoss, affine_cosine
 from counterpoint.objectives.dcl import DCL, DCLW, npc_multiplier
@@ -103,6 +108,8 @@ __all__ = [
     "CACRQueue",
     "CLIPUniformAlignLoss",
     "CWCLLoss",
+    "CaptionLoss",
+    "CoCaLoss",
     "ContrastiveMIM",
     "ContrastiveMIMTerm",
     "CoreTuning",
