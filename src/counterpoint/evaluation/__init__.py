@@ -9,9 +9,11 @@ probes (:mod:`~counterpoint.evaluation.probes`), by the clusters they form
 (:mod:`~counterpoint.evaluation.regression`) and, with no labels at all, by their geometry
 (:mod:`~counterpoint.evaluation.geometry`). :func:`evaluate` does all of it; of a space that several modalities share
 :func:`evaluate_modalities` also says how well one finds the other, and :func:`modality_gap` how far apart they lie;
+written captions are compared with those of people (:mod:`~counterpoint.evaluation.captions`);
 :mod:`~counterpoint.evaluation.significance` says which differences between methods are more than luck.
 """
 
+from counterpoint.evaluation.captions import bleu, captioning, cider, exact_match, token_accuracy
 from counterpoint.evaluation.classification import classification
 from counterpoint.evaluation.clustering import cluster, cluster_accuracy, clustering
 from counterpoint.evaluation.embeddings import UNLABELLED, Embeddings
@@ -66,6 +68,9 @@ __all__ = [
     "Row",
     "SharedSpace",
     "alignment",
+    "bleu",
+    "captioning",
+    "cider",
     "class_weights",
     "classification",
     "cluster",
@@ -78,6 +83,7 @@ __all__ = [
     "effective_rank",
     "evaluate",
     "evaluate_modalities",
+    "exact_match",
     "feature_weights",
     "few_label_probe",
     "few_target_ridge",
@@ -102,6 +108,7 @@ __all__ = [
     "ridge",
     "scatter",
     "spectrum",
+    "token_accuracy",
     "tolerance",
     "top_k",
     "uniformity",
