@@ -8,6 +8,7 @@ from counterpoint.evaluation import (
     DESCRIPTIONS,
     HIGHER_IS_BETTER,
     OF_A_CLASSIFIER,
+    OF_CAPTIONS,
     OF_MODALITIES,
     Embeddings,
     Evaluation,
@@ -43,7 +44,7 @@ def full():
 
 def test_every_score_is_described_and_given(full):
     assert list(DESCRIPTIONS) == list(HIGHER_IS_BETTER)
-    left_out = {*OF_TARGETS, *OF_A_CLASSIFIER, *OF_MODALITIES}
+    left_out = {*OF_TARGETS, *OF_A_CLASSIFIER, *OF_CAPTIONS, *OF_MODALITIES}
     assert list(full.scores) == [name for name in DESCRIPTIONS if name not in left_out]
     assert full.notes == []
     lower = {name for name, better in HIGHER_IS_BETTER.items() if not better}
@@ -157,7 +158,7 @@ def test_no_class_twice_in_the_test_set():
 def test_constant_embeddings_are_scored_and_named():
     parts = [Embeddings(np.full((len(part), 8), 0.3), part.labels) for part in (TRAIN, VAL, TEST)]
     found = evaluate(*parts, pairs=(parts[2].vectors, parts[2].vectors))
-    assert set(found.scores) == set(DESCRIPTIONS) - OF_TARGETS - {*OF_A_CLASSIFIER, *OF_MODALITIES}
+    assert set(found.scores) == set(DESCRIPTIONS) - OF_TARGETS - {*OF_A_CLASSIFIER, *OF_CAPTIONS, *OF_MODALITIES}
     assert np.isfinite(list(found.scores.values())).all()
     assert found.scores["knn"] == pytest.approx(0.25)
     assert found.scores["map"] < 0.3

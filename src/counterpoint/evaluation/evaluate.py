@@ -67,6 +67,11 @@ DESCRIPTIONS = {
     "gap_distance": "Distance between the mean unit vectors of two modalities: 0 in the same place, 2 opposite.",
     "gap_separability": "How well a linear classifier tells two modalities apart: 0.5 not at all, 1 without a mistake.",
     "pair_cosine": "Mean cosine between two modalities of the same item.",
+    "caption_exact": "Share of test items of which the caption that was written is, word by word, one of their own.",
+    "caption_tokens": "Share of the tokens of a test item's own caption that are foreseen, those before them shown.",
+    "bleu_1": "How many of the written words are in the items' own captions, times a penalty for short ones.",
+    "bleu_4": "How many of the written sequences of one to four words are in the items' own captions, so too.",
+    "cider": "CIDEr-D: how alike written captions are to the items' own, rare words counting more: 0 to 10.",
     "alignment": "Mean squared distance between two views of an item on the unit sphere: 0 identical, 2 unrelated.",
     "uniformity": "How evenly the items cover the unit sphere: 0 all in one place, the lower the more even.",
     "tolerance": "Mean cosine between items of the same class: 1 a class is a point, 0 it is spread out.",
@@ -79,6 +84,9 @@ OF_MODALITIES = (
     *("gap_distance", "gap_separability", "pair_cosine"),
 )
 """Scores that :func:`evaluate` does not give: those between modalities, of :func:`evaluate_modalities`."""
+
+OF_CAPTIONS = ("caption_exact", "caption_tokens", "bleu_1", "bleu_4", "cider")
+"""Scores that :func:`evaluate` does not give: those of what a method writes, of :func:`captioning`."""
 
 OF_A_CLASSIFIER = ("accuracy", "scatter")
 """Scores that :func:`evaluate` does not give: those of a classifier that was trained with the encoder."""
@@ -184,7 +192,7 @@ def evaluate(
     Raises:
         ValueError: an unknown metric, dimensions that differ, or views that are not pairs.
     """
-    wanted = known_metrics(metrics) - {*OF_A_CLASSIFIER, *OF_MODALITIES}
+    wanted = known_metrics(metrics) - {*OF_A_CLASSIFIER, *OF_CAPTIONS, *OF_MODALITIES}
     widths = [part.vectors.shape[1] for part in (train, val, test) if part is not None]
     if len(set(widths)) > 1:
         raise ValueError(f"train, val, test: expected one dimension D, got {widths}.")
@@ -422,6 +430,7 @@ __all__ = [
     "DESCRIPTIONS",
     "HIGHER_IS_BETTER",
     "OF_A_CLASSIFIER",
+    "OF_CAPTIONS",
     "OF_MODALITIES",
     "UNLABELLED",
     "Evaluation",

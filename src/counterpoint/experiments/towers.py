@@ -181,6 +181,10 @@ def evaluate_towers(
         evaluation.notes.append(f"{int((~known).sum())} of {len(known)} test items have no modality and do not count.")
     evaluation.notes.extend(_gaps(dataset))
     evaluation.notes.extend(_cut_texts(method, dataset, splits.test))
+    if hasattr(method, "write"):
+        from counterpoint.experiments.writing import with_captions
+
+        evaluation = with_captions(evaluation, method, dataset, splits.test, seed, metrics)
     return evaluation, _figures(evaluation, spaces, seed, fused is None)
 
 

@@ -14,7 +14,7 @@ from counterpoint.findings import Captions, Finding, Pictures
 from counterpoint.methods.multimodal._map import modality_map
 from counterpoint.objectives.inputs import normalize
 
-_QUERIES, _ANSWERS = 6, 5
+_QUERIES, _ANSWERS, _WRITTEN = 6, 5, 12
 _LONGEST = 60
 
 
@@ -138,4 +138,25 @@ def _words(
     return [Captions(f"From {query} to {answer}", text, rows, ["its own", "nearest first"], images[asked])]
 
 
-__all__: Sequence[str] = ["figures"]
+def written_captions(method: Any, dataset: Any, indices: Any, image: str, text: str) -> list[Finding]:
+    """Captions that a method writes of a few test images, beside their own.
+
+    Args:
+        method: whose ``write(batch)`` gives a caption for each item of a batch, or ``None``.
+        dataset, indices: as for :meth:`~counterpoint.methods.base.Method.findings`.
+        image, text: names of the modalities.
+    """
+    some = np.asarray(indices)[np.flatnonzero(dataset.present(image)[indices])]
+    some = some[np.unique(np.linspace(0, len(some) - 1, min(_WRITTEN, len(some))).round().astype(int))]
+    batch = _on(dataset[some], method.device) if len(some) else {}
+    written = method.write(batch) if len(some) else None
+    if not written:
+        return []
+    images = batch[image].permute(0, 2, 3, 1).cpu().numpy()
+    rows = [[_short(a) or "(nothing)", _short(first_text(b))] for a, b in zip(written, batch[text], strict=True)]
+    about = f"What the model writes of the {image} of test items that it has not seen, and their own {text}."
+    shown = images if images.shape[-1] in (1, 3) else None
+    return [Captions("Captions", about, rows, ["written", "its own"], shown)]
+
+
+__all__: Sequence[str] = ["figures", "written_captions"]
