@@ -12,6 +12,8 @@ start, :func:`ensemble` for several encoders as one. For auto-encoders, decoders
 :class:`GaussianLatent`, and :func:`informative_embedding`, what a decoder knows just before its output. For captions,
 an :class:`AttentionalPooler` of an encoder's tokens, a text decoder in two halves (:class:`UnimodalTextDecoder`,
 :class:`MultimodalDecoder`), and :func:`generate`, which writes with any model of the next token.
+For texts with pictures in them: :class:`PerceiverResampler` and :class:`QueryPool`, learned queries that read a
+sequence, :class:`GatedCrossAttention` between the blocks of a language model, and :class:`InterleavedCollator`.
 """
 
 from counterpoint.encoders.attention import Attention, CrossBlock
@@ -30,14 +32,17 @@ from counterpoint.encoders.ema import EMA
 from counterpoint.encoders.encoder import Encoder, build, load
 from counterpoint.encoders.ensemble import StageEnsemble, ensemble, integrate
 from counterpoint.encoders.gap_map import gap_map, turn
+from counterpoint.encoders.gated_attention import GatedCrossAttention
 from counterpoint.encoders.gates import PairGate
 from counterpoint.encoders.generation import Beams, beam_search, generate
 from counterpoint.encoders.heads import ReweightingHead, SymmetricReLU, identity_head, make_head, mlp_head
 from counterpoint.encoders.informative import InformativeEncoder, informative_embedding
+from counterpoint.encoders.interleaved import InterleavedCollator, interleaved_labels
 from counterpoint.encoders.multihead import MultiHeadProjector
 from counterpoint.encoders.multimodal import MultimodalEncoder, Tower, TowerEncoder
 from counterpoint.encoders.poolers import AttentionalPooler, CascadePooler, Pooled, pool
 from counterpoint.encoders.prototypes import Prototypes
+from counterpoint.encoders.resampler import PerceiverAttention, PerceiverResampler, QueryPool
 from counterpoint.encoders.signals import LogMelNet, SignalNet
 from counterpoint.encoders.text import TextEncoder, TextTransformer, build_text_encoder
 from counterpoint.encoders.tokenizer import Tokenizer
@@ -53,19 +58,24 @@ __all__ = [
     "ConvNet",
     "CrossBlock",
     "Encoder",
+    "GatedCrossAttention",
     "Gaussian",
     "GaussianLatent",
     "Given",
     "ImageDecoder",
     "InformativeEncoder",
+    "InterleavedCollator",
     "LogMelNet",
     "MultiHeadProjector",
     "MultimodalDecoder",
     "MultimodalEncoder",
     "PairGate",
+    "PerceiverAttention",
+    "PerceiverResampler",
     "Pooled",
     "Predictions",
     "Prototypes",
+    "QueryPool",
     "ReweightingHead",
     "SignalNet",
     "StageEnsemble",
@@ -88,6 +98,7 @@ __all__ = [
     "identity_head",
     "informative_embedding",
     "integrate",
+    "interleaved_labels",
     "load",
     "load_classifier",
     "make_head",
