@@ -25,6 +25,7 @@ These families share this floor:
     :class:`AlignmentLoss`, :class:`UniformityLoss` and :class:`CrossUniformityLoss`;
   - several views of an image and of its caption: :class:`MultiViewCLIP`;
   - a temperature for each pair: :class:`AMCL`, :class:`AMCLSimSiam`, :class:`AMCLBarlow`.
+* **Captioning**: :class:`CosMoLoss`, the next tokens of texts with pictures in them, with a contrast beside it.
 * **Ranking**: :class:`GroCo` sorts positives above negatives by a :class:`DifferentiableSort`.
 * **Generative**, on the code and the decoder of an auto-encoder: :class:`MIM`, :class:`ContrastiveMIM` with its
   :class:`ContrastiveMIMTerm`, :class:`ELBO`; what a decoder's output says of the data: :class:`BernoulliLikelihood`,
@@ -53,6 +54,7 @@ from counterpoint.objectives.barlow import BarlowTwins
 from counterpoint.objectives.cacr import CACR, CACRMoCoV3, CACRQueue
 from counterpoint.objectives.coca import CaptionLoss, CoCaLoss
 from counterpoint.objectives.core_tuning import CoreTuning, FocalSupCon
+from counterpoint.objectives.cosmo import CosMoLoss
 from counterpoint.objectives.cwcl import CWCLLoss, affine_cosine
 from counterpoint.objectives.dcl import DCL, DCLW, npc_multiplier
 from counterpoint.objectives.gap import AlignmentLoss, CLIPUniformAlignLoss, CrossUniformityLoss, UniformityLoss
@@ -113,6 +115,7 @@ __all__ = [
     "ContrastiveMIM",
     "ContrastiveMIMTerm",
     "CoreTuning",
+    "CosMoLoss",
     "CrossModalBarlow",
     "CrossModalPrediction",
     "CrossModalSwAV",
