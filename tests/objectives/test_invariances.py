@@ -31,6 +31,7 @@ from counterpoint.objectives import (
     CLIPUniformAlignLoss,
     CoCaLoss,
     ContrastiveMIMTerm,
+    CosMoLoss,
     CrossModalBarlow,
     CrossModalPrediction,
     CrossModalSwAV,
@@ -103,6 +104,13 @@ def captioned(loss, a, b, y):
     """Captions of one word that depend on nothing."""
     words = torch.ones(len(a), 1, dtype=torch.int64)
     return loss(a, b, torch.zeros(len(a), 1, 3, dtype=torch.float64 if a.dtype == torch.float64 else None), words)
+
+
+def interleaved(loss, a, b, y):
+    """Texts of two words that depend on nothing, those of a class saying the same."""
+    words = torch.ones(len(a), 2, dtype=torch.int64)
+    logits = torch.zeros(len(a), 2, 3, dtype=torch.float64 if a.dtype == torch.float64 else None)
+    return loss(a, b, logits, words, captions=y)
 
 
 def prototypes(loss, a, b, y):
@@ -190,6 +198,7 @@ CASES = {
     "CWCLLoss": Case(CWCLLoss, swap=False, terms=1, smooth=False),
     "CWCLLoss weighted": Case(lambda **k: CWCLLoss(reverse="weighted", **k), swap=False, terms=1, smooth=False),
     "CoCaLoss": Case(CoCaLoss, captioned),
+    "CosMoLoss": Case(CosMoLoss, interleaved),
     "SogCLR": Case(lambda **k: SimpleNamespace(), by_index(SogCLR), smooth=False),
     "ISogCLR": Case(lambda **k: SimpleNamespace(), by_index(ISogCLR), smooth=False),
     "SpectralContrastive": Case(SpectralContrastive, cosine=False),
