@@ -207,9 +207,20 @@ def open_multimodal(folder: Path, config: dict[str, Any]) -> MultimodalEncoder:
             towers[name] = text_encoder_of(told, Tokenizer.from_state(state))
         else:
             towers[name] = build(told["name"], told["shape"], **{**told["arguments"], "pretrained": False})
-    encoder = MultimodalEncoder(towers)
+    encoder = _joined(MultimodalEncoder(towers), config.get("model"))
     if config["dim"] is not None:
         encoder.attach(config["dim"], config["head"])
     encoder.load_state_dict(load_file(folder / "model.safetensors"))
     encoder.extra = config.get("extra", {})
     return encoder
+
+
+def _joined(encoder: MultimodalEncoder, about: Mapping[str, Any] | None) -> MultimodalEncoder:
+    """Towers that a model binds together, told by a name that is known here; nothing in a config is imported."""
+    if about is None:
+        return encoder
+    if about["name"] == "cosmo":
+        from counterpoint.encoders.cosmo import CosMoEncoder
+
+        return CosMoEncoder(encoder, **about["options"])
+    raise ValueError(f"model: {about['name']!r} is not known; it may be of a newer version of counterpoint")
