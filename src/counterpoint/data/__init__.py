@@ -8,6 +8,7 @@
     dataset = load((X, y))                          # arrays that you already have
     dataset = load("pairs.parquet", image="photo", text="caption")    # several modalities, any of them missing anywhere
     dataset = pair({"image": images, "text": captions})               # the same of what you already have
+    dataset = load("documents.jsonl")               # texts with pictures in them: "a <visual> seven", ["7.png"]
 
     batch = dataset[[0, 5, 7]]                      # {"image": uint8 (3, C, H, W), "index": (3,), "label": (3,)}
     parts = split(dataset, seed=0)                  # parts.train, parts.val, parts.test
@@ -23,6 +24,7 @@ from counterpoint.data.batching import EpochSampler, GroupSampler, batches, load
 from counterpoint.data.builtin import names
 from counterpoint.data.dataset import Batch, Dataset, Names
 from counterpoint.data.inflation import InflatedDataset, open_generated
+from counterpoint.data.interleaved import InterleavedDataset, documents
 from counterpoint.data.multimodal import MultimodalDataset, first_text, pair
 from counterpoint.data.sources import load
 from counterpoint.data.splits import Splits, few, split
@@ -33,10 +35,12 @@ __all__ = [
     "EpochSampler",
     "GroupSampler",
     "InflatedDataset",
+    "InterleavedDataset",
     "MultimodalDataset",
     "Names",
     "Splits",
     "batches",
+    "documents",
     "few",
     "first_text",
     "load",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from counterpoint.data import arrays, builtin, columns, folders, hub, modalities, tables, targets
+from counterpoint.data import arrays, builtin, columns, folders, hub, interleaved, modalities, tables, targets
 from counterpoint.data import cache as keeping
 from counterpoint.data.dataset import Dataset, Names, Rows
 from counterpoint.data.labels import NO_LABELS
@@ -95,7 +95,8 @@ def load(
     Args:
         source: ``"digits"``; ``"diabetes"``, which has a target; ``"cifar10"`` or ``"cifar10:/path"``; a folder of
             images or of tables; a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` table; a ``.npy`` or ``.npz`` array;
-            a dataset saved by Hugging Face's ``save_to_disk``; ``"hub:owner/name"``; a NumPy array, a torch tensor or
+            a dataset saved by Hugging Face's ``save_to_disk``; documents with pictures in them, see
+            :mod:`counterpoint.data.interleaved`; ``"hub:owner/name"``; a NumPy array, a torch tensor or
             an ``(X, y)`` pair, whose y are labels, or a target where they are fractions; a Dataset.
         labels: column (or ``.npz`` key) of the labels; by default one named label, labels, class, target or y, and in a
             folder of images the first sub-folder. ``"none"`` leaves labels aside.
@@ -203,6 +204,8 @@ def _from_opened(opened: list[tables.Table] | Found, asked: _Asked) -> Dataset:
         if asked.of_labels:
             opened = replace(opened, targets=targets.of_labels(opened.labels, opened.classes))
         return asked.pack(opened.without_labels() if asked.labels else opened)
+    if not asked.image and not asked.features and interleaved.layout_of(opened[0].columns):
+        return asked.part(interleaved.from_tables(opened, replace(asked, limit=None).pack, asked.labels, asked.target))
     chosen = columns.choose(opened, asked.labels, asked.image, asked.features, asked.target)
     if chosen.image:
         return asked.pack(columns.images(opened, chosen))
