@@ -47,10 +47,11 @@ def _reopen(config: dict[str, Any], dataset: Dataset | None = None) -> tuple[Dat
     from counterpoint.methods import get, names
 
     config = {name: p.default for name, p in inspect.signature(fit).parameters.items()} | config
-    if dataset is None:
-        several = any(config.get(name) for name in ("text", "audio", "signal", "modalities"))
-        dataset = load_data(config["data"], {**config, "method": "untrained_towers" if several else "untrained"})[0]
     known = config["method"] in names()  # a class that a file names is not imported
+    if dataset is None:
+        told = any(config.get(name) for name in ("text", "audio", "signal", "modalities"))
+        several = told or (known and getattr(get(config["method"]), "multimodal", False))
+        dataset = load_data(config["data"], {**config, "method": "untrained_towers" if several else "untrained"})[0]
     asked = get(config["method"]).auto_views if config["views"] == "auto" and known else config["views"]
     return dataset, views_for(dataset, asked)
 

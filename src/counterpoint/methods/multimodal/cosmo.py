@@ -1,0 +1,234 @@
+"""CosMo: Contrastive Streamlined Multimodal Model with Interleaved Pre-Training (Wang et al., 2024)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from counterpoint.encoders import MultimodalEncoder
+from counterpoint.encoders.cosmo import CosMoEncoder, plain_text
+from counterpoint.encoders.interleaved import IGNORED, VISUAL, Interleaved, row_numbers
+from counterpoint.findings import Captions
+from counterpoint.methods.base import Recipe
+from counterpoint.methods.multimodal._multimodal import LogitScale, Multimodal, View
+from counterpoint.objectives import CosMoLoss
+from counterpoint.objectives.inputs import positive
+
+_SHOWN = 8  # captions
+
+
+class CosMo(Multimodal):
+    """A frozen language model learns to look: it writes about pictures, and captions and pictures find each other.
+
+    Everything becomes one string of tokens, ``<s> [text] <visual> text <|endofchunk|> <visual> ... </s>``: a pair of
+    image and text has one picture, a document of :class:`counterpoint.data.InterleavedDataset` several. A resampler
+    makes a few tokens of each picture; the first half of the language model reads text alone and gives the text's
+    vector; before every second block of the other half a gated block lets the words look at the picture before them.
+    Of all rows the next tokens are learned, and of plain pairs the contrast as well.
+
+    Args:
+        encoder: towers, of which the first for images and the first for texts are taken. The text tower is the language
+            model: a transformer trained from scratch, or ``hf:`` a causal model such as GPT-2 or OPT. A
+            :class:`~counterpoint.encoders.cosmo.CosMoEncoder` goes on as it is.
+        views: of images; as they are by default, since the vision encoder of the paper is frozen.
+        recipe: see :class:`~counterpoint.methods.base.Method`. The learning rate's schedule begins anew when the
+            language model is done.
+            (The paper: AdamW, 5e-4 with 500 steps of warm-up.)
+        dim: D of the contrast; 128 here, 512 in the paper.
+        head: linear, as in the paper.
+        freeze: names of towers whose encoders stay as they are. The paper freezes both: its vision encoder is CLIP's,
+            its language model OPT-IML or the like. A vision encoder that is not frozen is trained along.
+        language_share: share of the steps in which a language model that is trained from scratch learns the texts,
+            before it is frozen; 0.3, ours. ``None``: this, or 0 for one that is pretrained, or frozen, or has been
+            trained by this method. It learns every token then, ``<visual>`` too, where the paper's two new tokens keep
+            the weights that they begin with.
+        contrastive_weight: 1; 0 trains a captioning model and nothing else.
+        theta: logarithm of the factor of the cosines at the start: 0.2, the official code's, which is very soft. (CLIP:
+            2.7.) It is learned, and kept to at most 100.
+        duplicates: whether pictures whose captions are the same are negatives of each other all the same, as in the
+            official code.
+        unimodal_depth, interval, compress_ratio, only_immediate: of the language model, see
+            :class:`~counterpoint.encoders.cosmo.LanguageTower`.
+        num_latents, resampler_depth, heads, dim_head, qk_norm: of the resampler and the attention, see
+            :class:`~counterpoint.encoders.cosmo.CosMoEncoder`.
+        length: tokens of a document at most; 128, the paper's.
+        images: pictures of a document at most; 3, the paper's.
+        clip: gradients are scaled down to this length, all together; 1, the official code's.
+        compat: see :class:`~counterpoint.encoders.cosmo.LanguageTower`.
+
+    The image vector of a document with several pictures is their mean, over those that are there; the official one
+    counts empty slots too. Rows without a text are left out; of rows without a picture nothing is learned but, while
+    the language model is trained, their text.
+
+    The paper draws batches of one kind of data each, pairs and documents in the ratio 2 : 1 : 2 : 2; here a batch is
+    drawn from all rows, and the contrast is among the pairs in it.
+
+    Raises:
+        ValueError: as the encoder; a share outside [0, 1); several processes that would train the language model first.
+
+    Reference: arXiv 2401.00849; official code: showlab/cosmo.
+
+    Relations: with ``contrastive_weight=0`` a Flamingo; CoCa trains its decoder too, and reads the text's vector from a
+    token of its own.
+    """
+
+    auto_views = "none"
+
+    def __init__(
+        self,
+        encoder: MultimodalEncoder,
+        views: Any = None,
+        recipe: Recipe | None = None,
+        dim: int = 128,
+        head: str = "linear",
+        freeze: Sequence[str] = (),
+        language_share: float | None = None,
+        contrastive_weight: float = 1.0,
+        theta: float = 0.2,
+        duplicates: bool = False,
+        unimodal_depth: int | None = None,
+        interval: int = 2,
+        compress_ratio: int = 2,
+        only_immediate: bool = True,
+        num_latents: int = 16,
+        resampler_depth: int = 2,
+        heads: int = 4,
+        dim_head: int = 32,
+        qk_norm: bool = False,
+        length: int = 128,
+        images: int = 3,
+        clip: float = 1.0,
+        compat: str | None = None,
+    ) -> None:
+        trained = isinstance(encoder, CosMoEncoder)
+        if not isinstance(encoder, CosMoEncoder):
+            encoder = CosMoEncoder(
+                encoder, num_latents=num_latents, resampler_depth=resampler_depth, heads=heads, dim_head=dim_head,
+                qk_norm=qk_norm, unimodal_depth=unimodal_depth, interval=interval, compress_ratio=compress_ratio,
+                only_immediate=only_immediate, length=length, images=images, compat=compat,
+            )  # fmt: skip
+        super().__init__(encoder, views, recipe, dim, head, freeze)
+        language = encoder.language
+        pretrained = trained or language.frozen or language.encoder.config["name"] == "hf"
+        share = (0.0 if pretrained else 0.3) if language_share is None else language_share
+        if not 0 <= share < 1:
+            raise ValueError(f"language_share: expected a number from 0 to below 1, got {share}")
+        if share and language.frozen:
+            raise ValueError(f"language_share: {share} of the steps would train a language model that is frozen")
+        positive(clip=clip)
+        self.clip = clip
+        self.language_share, self.duplicates = share, duplicates
+        self.objective = CosMoLoss(contrastive_weight)
+        self.scale = LogitScale(math.exp(theta), learn=contrastive_weight > 0)
+        if not share:
+            language.freeze()
+
+    @property
+    def model(self) -> CosMoEncoder:
+        """The encoder under the name of its kind."""
+        return self.encoder  # type: ignore[return-value]
+
+    @property
+    def learning_language(self) -> bool:
+        """Whether this step trains the language model, and nothing else."""
+        return self._trainer is not None and self.trainer.global_step < self._language_steps
+
+    @property
+    def _language_steps(self) -> int:
+        return round(self.language_share * self.trainer.estimated_stepping_batches)
+
+    def on_train_start(self) -> None:
+        if self.language_share and self.trainer.world_size > 1:
+            raise ValueError(
+                "language_share: the language model is trained first on one process alone; train it there with "
+                "steps of its own, then go on with that run as the encoder"
+            )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.language_share:
+            learning = self.learning_language
+            for parameter in self.model.language.encoder.parameters():
+                parameter.requires_grad_(learning)
+            if not learning:
+                self.model.language.encoder.eval()
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **named: Any) -> None:
+        self.clip_gradients(optimizer, gradient_clip_val=self.clip, gradient_clip_algorithm="norm")
+
+    def configure_optimizers(self) -> Any:
+        total, first = int(self.trainer.estimated_stepping_batches), self._language_steps
+        starts = (0, first) if 0 < first < total else (0,)
+        optimizer, schedule = self.recipe.optimizers(self, max(1, total), starts)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def loss(self, views: Sequence[View], batch: dict[str, Any]) -> Tensor:
+        documents, pictures, there, pairs = self._documents(views[0], batch)
+        if self.learning_language:
+            ids, mask = documents.input_ids, documents.attention_mask
+            return self.objective.written(self.model.language.write(ids, mask)[0], ids.masked_fill(~mask, IGNORED))
+        found = self.model.read_and_write(documents, pictures, there)
+        same = None if self.duplicates else row_numbers(documents.input_ids, documents.labels != IGNORED)
+        if self.watching and int(pairs.sum()) > 1:
+            self.watch_batch(found["text"][pairs], found["image"][pairs])
+        return self.objective(
+            found["text"], found["image"], found["logits"], documents.labels, self.scale(), pairs, same
+        )
+
+    def _documents(self, view: View, batch: dict[str, Any]) -> tuple[Interleaved, Tensor, Tensor, Tensor]:
+        """Documents, their pictures (B, T, C, H, W), which of these are there, and which rows are plain pairs."""
+        model, image = self.model, view[self.model.image]
+        seen = self.both(batch, model.image)
+        seen = torch.ones(len(image), dtype=torch.bool, device=image.device) if seen is None else seen.to(image.device)
+        texts = [plain_text(text) for text in view[model.text]]
+        if "document" in batch:
+            written, pictures = list(batch["document"]), self._pictures(batch["pictures"])
+            there, pairs = batch["shown"], batch["pair"]
+        else:
+            written = [f"{VISUAL} {text}" if has else text for text, has in zip(texts, seen.tolist(), strict=True)]
+            pictures, there, pairs = image[:, None], seen[:, None], seen
+        kept = torch.tensor([bool(text.replace(VISUAL, "").strip()) for text in written], device=image.device)
+        if not bool(kept.all()):
+            if not bool(kept.any()):
+                raise ValueError(f"{model.text}: none of the {len(written)} items of a batch has a text")
+            written = [text for text, has in zip(written, kept.tolist(), strict=True) if has]
+            pictures, there, pairs = pictures[kept], there[kept], pairs[kept]
+        return model.language.documents(written), pictures, there, pairs
+
+    def _pictures(self, pictures: Tensor) -> Tensor:
+        """Views of the pictures of documents (B, T, C, H, W), as those of images."""
+        if self.views is None:
+            return pictures
+        views: Any = self.views
+        return views({self.model.image: pictures.flatten(0, 1)}, [self.model.image])[0][self.model.image].unflatten(
+            0, pictures.shape[:2]
+        )
+
+    def after_step(self) -> None:
+        self.scale.clamp()
+
+    def findings(self, dataset: Any, indices: Any) -> Sequence[Any]:
+        found = list(super().findings(dataset, indices))
+        image, text = self.model.image, self.model.text
+        asked = [int(at) for at in indices if dataset.present(image)[at] and dataset.present(text)[at]][:_SHOWN]
+        if not asked:
+            return found
+        batch = dataset[asked]
+        pictures = batch[image].permute(0, 2, 3, 1).numpy()
+        lines = [
+            [written or "(nothing)", plain_text(own)]
+            for written, own in zip(self.generate(batch[image]), batch[text], strict=True)
+        ]
+        if pictures.shape[-1] in (1, 3):
+            about = (
+                "What the most probable words about pictures of test items are, without examples, and their own text."
+            )
+            found.insert(0, Captions("Written about pictures", about, lines, ["written", "its own"], pictures))
+        return found
+
+    def generate(self, pictures: Tensor, prompts: Sequence[str] | None = None, **how: Any) -> list[str]:
+        """Write about pictures; see :meth:`counterpoint.encoders.cosmo.CosMoEncoder.generate`."""
+        return self.model.generate(pictures, prompts, **how)
