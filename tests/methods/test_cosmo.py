@@ -18,6 +18,7 @@ from counterpoint.methods.multimodal.cosmo import CosMo
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TEXTS = [f"a photo of a {word}" for word in WORDS]
+METRICS = ["pair_recall@1", "caption_exact", "caption_tokens"]
 SMALL = {"length": 32, "num_latents": 4, "heads": 2, "dim_head": 16}
 READER = {"text": {"name": "transformer", "width": 64, "depth": 2}, "image": {"widths": [32, 64]}}
 
@@ -187,19 +188,21 @@ def test_it_learns_to_write_and_to_find(tmp_path):
     """Digits with captions: words that it has not been shown, and retrieval by vectors, far above chance."""
     data = digits(items=1200, texts=WORDS)
     how = {"theta": 2.0, "language_share": 0.2, "num_latents": 8, "heads": 4, "dim_head": 32}
-    run = fit(data, tmp_path / "run", steps=200, schedule="constant", metrics=["pair_recall@1"], options=how)
+    run = fit(data, tmp_path / "run", steps=200, schedule="constant", metrics=METRICS, options=how)
     untrained = cp.fit(
         data, "untrained_towers", out=str(tmp_path / "untrained"), threads=1, progress=False, report=False, monitor=0,
         seed=0, encoders=READER, metrics=["pair_recall@1"],
     )  # fmt: skip
     assert run.scores["pair_recall@1:image>text"] > untrained.scores["pair_recall@1:image>text"] + 0.3
-    assert "Written about pictures" in [found.title for found in run.findings]
+    assert "Captions" in [found.title for found in run.findings]
     model = run.model()
     test = np.load(tmp_path / "run" / "splits.npz")["test"]
     batch = data[test]
     written = model.generate(batch["image"])
     right = np.mean([a == b for a, b in zip(written, batch["text"], strict=True)])
     assert right > 0.5
+    assert run.scores["caption_exact"] == pytest.approx(right)
+    assert run.scores["caption_tokens"] > right  # each of them ends
     other = model.generate(batch["image"].roll(1, 0))
     assert np.mean([a == b for a, b in zip(other, batch["text"], strict=True)]) < 0.3  # it looks
     opened = cp.load(tmp_path / "run")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,13 +12,11 @@ from torch import Tensor
 from counterpoint.encoders import MultimodalEncoder
 from counterpoint.encoders.cosmo import CosMoEncoder, plain_text
 from counterpoint.encoders.interleaved import IGNORED, VISUAL, Interleaved, row_numbers
-from counterpoint.findings import Captions
 from counterpoint.methods.base import Recipe
+from counterpoint.methods.multimodal._figures import written_captions
 from counterpoint.methods.multimodal._multimodal import LogitScale, Multimodal, View
 from counterpoint.objectives import CosMoLoss
 from counterpoint.objectives.inputs import positive
-
-_SHOWN = 8  # captions
 
 
 class CosMo(Multimodal):
@@ -67,6 +65,9 @@ class CosMo(Multimodal):
     The paper draws batches of one kind of data each, pairs and documents in the ratio 2 : 1 : 2 : 2; here a batch is
     drawn from all rows, and the contrast is among the pairs in it.
 
+    :meth:`generate` writes about pictures, with examples in the prompt or without; a run's scores say how good its
+    captions are.
+
     Raises:
         ValueError: as the encoder; a share outside [0, 1); several processes that would train the language model first.
 
@@ -112,6 +113,7 @@ class CosMo(Multimodal):
                 only_immediate=only_immediate, length=length, images=images, compat=compat,
             )  # fmt: skip
         super().__init__(encoder, views, recipe, dim, head, freeze)
+        self.image, self.written = encoder.image, encoder.text
         language = encoder.language
         pretrained = trained or language.frozen or language.encoder.config["name"] == "hf"
         share = (0.0 if pretrained else 0.3) if language_share is None else language_share
@@ -211,23 +213,24 @@ class CosMo(Multimodal):
         self.scale.clamp()
 
     def findings(self, dataset: Any, indices: Any) -> Sequence[Any]:
-        found = list(super().findings(dataset, indices))
-        image, text = self.model.image, self.model.text
-        asked = [int(at) for at in indices if dataset.present(image)[at] and dataset.present(text)[at]][:_SHOWN]
-        if not asked:
-            return found
-        batch = dataset[asked]
-        pictures = batch[image].permute(0, 2, 3, 1).numpy()
-        lines = [
-            [written or "(nothing)", plain_text(own)]
-            for written, own in zip(self.generate(batch[image]), batch[text], strict=True)
+        return [
+            *super().findings(dataset, indices),
+            *written_captions(self, dataset, indices, self.image, self.written),
         ]
-        if pictures.shape[-1] in (1, 3):
-            about = (
-                "What the most probable words about pictures of test items are, without examples, and their own text."
-            )
-            found.insert(0, Captions("Written about pictures", about, lines, ["written", "its own"], pictures))
-        return found
+
+    def write(self, batch: Mapping[str, Any]) -> list[str]:
+        """Captions of a batch's images, without examples, the most probable word each time."""
+        return self.generate(batch[self.image])
+
+    @torch.no_grad()
+    def token_predictions(self, images: Tensor, texts: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """The most probable tokens (B, L - 1) of captions, the right ones so far shown, and the right ones.
+
+        Where a caption has none, such as at padding, the right one is -100.
+        """
+        documents = self.model.language.documents([f"{VISUAL} {plain_text(text)}" for text in texts])
+        logits = self.model.read_and_write(documents, images[:, None])["logits"]
+        return logits[:, :-1].argmax(2), documents.labels[:, 1:]
 
     def generate(self, pictures: Tensor, prompts: Sequence[str] | None = None, **how: Any) -> list[str]:
         """Write about pictures; see :meth:`counterpoint.encoders.cosmo.CosMoEncoder.generate`."""
