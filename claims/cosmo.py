@@ -182,8 +182,8 @@ CLAIM = Claim(
             metric="pair_recall@1",
             arms={"method": with_contrast, "baseline": without_contrast},
             at_least=0.02,
-            notes="Pictures of two digits and their names. Chance is about 0.01; it holds only if the gain is more than "
-            "twice that. Both arms are the same model, budget and data; the weight of the baseline's contrast is 0",
+            notes="Pictures of two digits and their names. Chance is about 0.01; it holds only if the gain is more "
+            "than twice that. Both arms are the same model, budget and data; the baseline's contrast weighs 0",
         ),
         Setting(
             name="captions",

@@ -213,6 +213,10 @@ def test_documents_train_and_prompts_with_examples_are_answered(tmp_path):
     data = digits("documents", 300)
     run = fit(data, tmp_path / "run", steps=12, options={"length": 48})
     assert run.state == "finished"
+    assert "caption_exact" not in run.scores  # a document's text is not that of one picture
+    shown = {found.title: found for found in run.findings}
+    assert all(line[1] in TEXTS for line in shown["Captions"].lines)
+    assert all(line[0].count("|") == 2 and line[2] in TEXTS for line in shown["After examples"].lines)
     batch = data[[0]]
     shown = few_shot([TEXTS[0], TEXTS[1]])
     answers = run.model().generate(batch["pictures"], [shown], length=6)

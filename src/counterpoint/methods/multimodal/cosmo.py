@@ -12,11 +12,14 @@ from torch import Tensor
 from counterpoint.encoders import MultimodalEncoder
 from counterpoint.encoders.cosmo import CosMoEncoder, plain_text
 from counterpoint.encoders.interleaved import IGNORED, VISUAL, Interleaved, row_numbers
+from counterpoint.findings import Captions
 from counterpoint.methods.base import Recipe
 from counterpoint.methods.multimodal._figures import written_captions
 from counterpoint.methods.multimodal._multimodal import LogitScale, Multimodal, View
 from counterpoint.objectives import CosMoLoss
 from counterpoint.objectives.inputs import positive
+
+_SHOWN, _LONGEST = 8, 16  # documents that are shown, and tokens written of each
 
 
 class CosMo(Multimodal):
@@ -213,13 +216,42 @@ class CosMo(Multimodal):
         self.scale.clamp()
 
     def findings(self, dataset: Any, indices: Any) -> Sequence[Any]:
-        return [
-            *super().findings(dataset, indices),
-            *written_captions(self, dataset, indices, self.image, self.written),
-        ]
+        found, batch = list(super().findings(dataset, indices)), dataset[indices]
+        if "pair" not in batch:
+            return [*found, *written_captions(self, dataset, indices, self.image, self.written)]
+        pairs = batch["pair"].numpy()
+        found += written_captions(self, dataset, indices[pairs], self.image, self.written)
+        return [*found, *self._after_examples(dataset, indices[~pairs & batch["shown"][:, 1:].any(1).numpy()])]
 
-    def write(self, batch: Mapping[str, Any]) -> list[str]:
-        """Captions of a batch's images, without examples, the most probable word each time."""
+    def _after_examples(self, dataset: Any, indices: Any) -> list[Captions]:
+        """What is written about the last picture of documents that have several, with all that stands before it."""
+        batch = dataset[indices[:_SHOWN]]
+        if not len(batch["document"]):
+            return []
+        kept = [
+            VISUAL.join(text.split(VISUAL)[: self.model.language.collator.images + 1]) for text in batch["document"]
+        ]
+        before, own = zip(*(text.rsplit(VISUAL, 1) for text in kept), strict=True)
+        last = torch.tensor([text.count(VISUAL) - 1 for text in kept]).clamp(max=batch["pictures"].shape[1] - 1)
+        images = batch["pictures"][torch.arange(len(kept)), last].permute(0, 2, 3, 1).numpy()
+        written = self.generate(batch["pictures"], [f"{text}{VISUAL}" for text in before], length=_LONGEST)
+        rows = [
+            [" ".join(text.replace(VISUAL, " | ").split()), answer or "(nothing)", said.strip()]
+            for text, answer, said in zip(before, written, own, strict=True)
+        ]
+        about = (
+            "What the model writes of the last picture of test documents after the text before it, and what follows."
+        )
+        shown = images if images.shape[-1] in (1, 3) else None
+        return [Captions("After examples", about, rows, ["before", "written", "its own"], shown)]
+
+    def write(self, batch: Mapping[str, Any]) -> list[str] | None:
+        """Captions of a batch's images, without examples, the most probable word each time.
+
+        ``None`` where some of them are documents, whose text is not that of one picture.
+        """
+        if "pair" in batch and not bool(batch["pair"].all()):
+            return None
         return self.generate(batch[self.image])
 
     @torch.no_grad()
