@@ -171,11 +171,9 @@ def build(
 
     Args:
         name: ``"convnet"``, ``"mlp"``, a timm model such as ``"resnet18"`` (``timm:NAME`` if it is ours too), or
-            ``"ensemble"`` of ``members``, each a mapping of ``name`` and ``arguments``; ``"signalnet"`` for signals,
-            ``"logmel"`` for sound; ``"given"`` for vectors that another model made: they are the features.
             ``"ensemble"`` of ``members``, each a mapping of ``name`` and ``arguments``; ``"pooled"``, an encoder ``of``
             images behind attentional poolers (:func:`~counterpoint.encoders.pool`); ``"signalnet"`` for signals,
-            ``"logmel"`` for sound.
+            ``"logmel"`` for sound; ``"given"`` for vectors that another model made: they are the features.
         shape: of one item: (C, H, W) for images, (C, T) for signals, (F,) for vectors.
         mean, std: of the training data, see :class:`Encoder`.
         pretrained: timm only: download weights from the hub (tens to hundreds of MB), or take them from its cache.

@@ -29,15 +29,12 @@ These families share this floor:
 * **Ranking**: :class:`GroCo` sorts positives above negatives by a :class:`DifferentiableSort`.
 * **Generative**, on the code and the decoder of an auto-encoder: :class:`MIM`, :class:`ContrastiveMIM` with its
   :class:`ContrastiveMIMTerm`, :class:`ELBO`; what a decoder's output says of the data: :class:`BernoulliLikelihood`,
-  :class:`GaussianLikelihood`, :class:`TokenLikelihood`.
+  :class:`GaussianLikelihood`, :class:`TokenLikelihood`. On a text decoder: :class:`CaptionLoss` and, with the contrast
+  of images and texts beside it, :class:`CoCaLoss`.
 * **Clustering**: :class:`SwAV` predicts one view's assignment to prototypes from another's, :class:`CrossModalSwAV`
   that of an image to the captions of the batch.
 * **Predictive**, no negatives: :class:`NegativeCosine` between a prediction and a constant target (BYOL, SimSiam),
   :class:`CrossModalPrediction` between modalities.
-  :class:`GaussianLikelihood`, :class:`TokenLikelihood`. On a text decoder: :class:`CaptionLoss` and, with the contrast
-  of images and texts beside it, :class:`CoCaLoss`.
-* **Clustering**: :class:`SwAV` predicts one view's assignment to prototypes from another's.
-* **Predictive**, no negatives: :class:`NegativeCosine` between a prediction and a constant target (BYOL, SimSiam).
 * **Decorrelating**, statistics over the batch instead of pairs: :class:`BarlowTwins`, :class:`VICReg`;
   :class:`SpectralContrastive` can be read as either. Between modalities :class:`CrossModalBarlow`.
 
