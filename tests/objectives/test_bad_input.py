@@ -16,11 +16,14 @@ from counterpoint.objectives import (
     GroupInfoNCE,
     GroupNTXent,
     HallucinatedNTXent,
+    HardNegativeCLIPLoss,
+    ImageGroundedContrast,
     InfoNCE,
     MultiViewCLIP,
     NegativeCosine,
     NTXent,
     SupCon,
+    TextGroundedContrast,
     UniformityLoss,
     VICReg,
 )
@@ -45,7 +48,11 @@ OBJECTIVES = {
     "MultiViewCLIP": (MultiViewCLIP, ("z_image", "z_text")),
     "CrossModalPrediction": (CrossModalPrediction, ("p_image", "p_text", "v_image", "v_text")),
     "CrossModalBarlow": (CrossModalBarlow, ("image", "text")),
+    "HardNegativeCLIPLoss": (HardNegativeCLIPLoss, ("image", "text")),
+    "ImageGroundedContrast": (ImageGroundedContrast, ("image", "text")),
+    "TextGroundedContrast": (TextGroundedContrast, ("text", "teacher_text")),
 }
+REWRITES = (HardNegativeCLIPLoss, ImageGroundedContrast, TextGroundedContrast)
 ARGUMENTS = [(kind, name, names) for kind, names in OBJECTIVES.values() for name in names]
 IDS = [f"{kind.__name__}-{name}" for kind, name, _ in ARGUMENTS]
 each_argument = pytest.mark.parametrize(("kind", "name", "names"), ARGUMENTS, ids=IDS)
@@ -123,6 +130,7 @@ def test_one_item(kind, names):
         HallucinatedNTXent,
         InfoNCE,
         NegativeCosine,
+        *REWRITES,
     ):
         kind()(**given)  # one item is all they need
     else:
@@ -144,6 +152,8 @@ def test_one_item(kind, names):
         CrossModalPrediction,
         CWCLLoss,
         CLIPUniformAlignLoss,
+        HardNegativeCLIPLoss,
+        ImageGroundedContrast,
     ],
 )
 @pytest.mark.parametrize("temperature", [0, -0.1, float("nan"), float("inf")])
@@ -157,7 +167,7 @@ def test_temperature(kind, temperature):
     [
         *((kind, "reduction", "avg") for kind in (NTXent, SupCon, InfoNCE, NegativeCosine, GroupNTXent, GroupInfoNCE)),
         *((kind, "reduction", "avg") for kind in (ArbitraryPairs, HallucinatedNTXent, ContrastiveMIMTerm)),
-        *((kind, "reduction", "avg") for kind in (AlignmentLoss, CWCLLoss)),
+        *((kind, "reduction", "avg") for kind in (AlignmentLoss, CWCLLoss, *REWRITES)),
         (SupCon, "base_temperature", 0.0),
         (SupCon, "base_temperature", -1.0),
         (SupCon, "anchors", "second"),

@@ -37,12 +37,15 @@ from counterpoint.objectives import (
     CrossModalSwAV,
     CrossUniformityLoss,
     CWCLLoss,
+    DeGLALoss,
     FocalSupCon,
     GroCo,
     GroupInfoNCE,
     GroupNTXent,
     HallucinatedNTXent,
     HardContrastive,
+    HardNegativeCLIPLoss,
+    ImageGroundedContrast,
     InfoNCE,
     ISogCLR,
     MultiViewCLIP,
@@ -57,6 +60,7 @@ from counterpoint.objectives import (
     SupCon,
     SupReMix,
     SwAV,
+    TextGroundedContrast,
     UniformityLoss,
     VICReg,
 )
@@ -85,6 +89,22 @@ def pair_of(loss, a, b, y):
 def with_opposites(loss, a, b, y):
     """A second anchor that every type holds exactly and that turns with the first."""
     return loss(a, -a, b)
+
+
+def rewrites(a, b):
+    """Of each pair a vector near the first and one opposite to the second; only the angle of the pair is in them."""
+    u, w = (unit(x if x.dtype.itemsize > 2 else x.float()) for x in (a, b))
+    return torch.stack([2 * u + w, -w], 1)
+
+
+def with_rewrites(loss, a, b, y):
+    """Two negatives of each caption that turn with it, of which some captions lack one."""
+    return loss(a, b, rewrites(a, b), mask=torch.stack([torch.ones_like(y).bool(), y != 1], 1))
+
+
+def distilled(loss, a, b, y):
+    """Images and captions are each other's teacher."""
+    return loss(a, b, rewrites(a, b), b, a, rewrites(b, a))["loss"]
 
 
 def gated(loss, a, b, y):
@@ -209,6 +229,10 @@ CASES = {
         smooth=False,
     ),
     "SwAV": Case(SwAV, prototypes, turns=False, smooth=False),
+    "HardNegativeCLIPLoss": Case(HardNegativeCLIPLoss, with_rewrites, swap=False, terms=1),
+    "ImageGroundedContrast": Case(ImageGroundedContrast, with_rewrites, terms=1),
+    "TextGroundedContrast": Case(TextGroundedContrast, with_rewrites, terms=1, smooth=False),
+    "DeGLALoss": Case(DeGLALoss, distilled, swap=False, smooth=False),
     "ContrastiveMIMTerm": Case(ContrastiveMIMTerm, lambda loss, a, b, y: loss(torch.cat([a, b])), terms=2),
     "MultiViewCLIP": Case(MultiViewCLIP, lambda loss, a, b, y: loss(a, b, [a], [b]), terms=1),
     "CrossModalPrediction": Case(CrossModalPrediction, lambda loss, a, b, y: loss(a, b, a, b), terms=1, smooth=False),

@@ -20,6 +20,7 @@ from counterpoint.objectives import (
     CrossModalPrediction,
     CrossModalSwAV,
     CWCLLoss,
+    DeGLALoss,
     GroCo,
     GroupInfoNCE,
     GroupNTXent,
@@ -94,7 +95,17 @@ OBJECTIVES = {
     "CrossModalBarlow": lambda z, labels, bank: CrossModalBarlow()([z[0], z.sum(0)], [z[1], z[1] - z[0]]),
     "CrossModalSwAV": lambda z, labels, bank: CrossModalSwAV()([z[0], z.sum(0)], [z[1], z[1] - z[0]]),
     "CACR": lambda z, labels, bank: CACR()(z),
+    "DeGLA": lambda z, labels, bank: rewritten(z, labels, None),
+    "DeGLA, official": lambda z, labels, bank: rewritten(z, labels, "official"),
 }
+
+
+def rewritten(z, labels, compat):
+    """DeGLA with two negatives of each caption, of which some lack one or both."""
+    negatives, teacher = torch.stack([z[1] + z[0].flip(1), -z[1]], 1), z.flip(2).detach()
+    mask = torch.stack([labels > 0, labels < 2], 1)
+    loss = DeGLALoss(0.7, 0.6, 0.5, distill_batch=7, compat=compat)
+    return loss(*z, negatives, *teacher, negatives.flip(2), None, mask)["loss"]
 
 
 def step(network, loss, views, labels, bank):

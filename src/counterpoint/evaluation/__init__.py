@@ -16,6 +16,12 @@ written captions are compared with those of people (:mod:`~counterpoint.evaluati
 from counterpoint.evaluation.captions import bleu, captioning, cider, exact_match, token_accuracy
 from counterpoint.evaluation.classification import classification
 from counterpoint.evaluation.clustering import cluster, cluster_accuracy, clustering
+from counterpoint.evaluation.compositional import (
+    Compositional,
+    CompositionalItem,
+    compositional,
+    compositional_items,
+)
 from counterpoint.evaluation.embeddings import UNLABELLED, Embeddings
 from counterpoint.evaluation.evaluate import (
     DESCRIPTIONS,
@@ -62,6 +68,8 @@ __all__ = [
     "OF_MODALITIES",
     "UNLABELLED",
     "Collapse",
+    "Compositional",
+    "CompositionalItem",
     "Difference",
     "Embeddings",
     "Evaluation",
@@ -79,6 +87,8 @@ __all__ = [
     "cluster_accuracy",
     "clustering",
     "collapse",
+    "compositional",
+    "compositional_items",
     "cross_ranks",
     "description",
     "difference",

@@ -1,5 +1,12 @@
 """Who is positive or negative of whom: a queue, clusters and their groups, partners, hard pairs, mixtures, matches."""
 
+"""Who is positive or negative of whom.
+
+A queue of embeddings, clusters and groups of them, partner classes, hard pairs and mixtures; and for captions, rewrites
+that are not true: :class:`CaptionNegatives`.
+"""
+
+from counterpoint.mining.captions import CaptionNegatives, Foil, read_negatives
 from counterpoint.mining.clusters import spherical_kmeans
 from counterpoint.mining.groups import Grouping, cluster_pseudo_labels
 from counterpoint.mining.hard_pairs import HardPairs, generate_hard_pairs, hardest_pairs, random_negatives
@@ -9,6 +16,8 @@ from counterpoint.mining.partners import partner_classes
 from counterpoint.mining.queue import Queue
 
 __all__ = [
+    "CaptionNegatives",
+    "Foil",
     "Grouping",
     "HardPairs",
     "Mixtures",
@@ -20,5 +29,6 @@ __all__ = [
     "match",
     "partner_classes",
     "random_negatives",
+    "read_negatives",
     "spherical_kmeans",
 ]

@@ -17,6 +17,8 @@ These families share this floor:
   - a normaliser, and a temperature, remembered for each item: :class:`SogCLR`, :class:`ISogCLR`, and for pairs of
     modalities :class:`BimodalSogCLR`, :class:`BimodalISogCLR`;
   - negatives from an anchor's own group alone: :class:`GroupNTXent`, and for two modalities :class:`GroupInfoNCE`;
+  - captions against rewrites of themselves that are not true: :class:`HardNegativeCLIPLoss`, and with the local
+    contrasts :class:`ImageGroundedContrast` and :class:`TextGroundedContrast` and a teacher, :class:`DeGLALoss`;
   - the more weight, the less probable a positive still is: :class:`FocalSupCon`, and with a classifier
     :class:`CoreTuning`;
   - a target that is a number, with hard pairs mixed from the embeddings: :class:`SupReMix`;
@@ -35,6 +37,10 @@ These families share this floor:
   that of an image to the captions of the batch.
 * **Predictive**, no negatives: :class:`NegativeCosine` between a prediction and a constant target (BYOL, SimSiam),
   :class:`CrossModalPrediction` between modalities.
+  :class:`GaussianLikelihood`, :class:`TokenLikelihood`.
+* **Clustering**: :class:`SwAV` predicts one view's assignment to prototypes from another's.
+* **Predictive**, no negatives: :class:`NegativeCosine` between a prediction and a constant target (BYOL, SimSiam),
+  :class:`FeatureDistillation` between vectors of a student and its teacher.
 * **Decorrelating**, statistics over the batch instead of pairs: :class:`BarlowTwins`, :class:`VICReg`;
   :class:`SpectralContrastive` can be read as either. Between modalities :class:`CrossModalBarlow`.
 
@@ -54,6 +60,13 @@ from counterpoint.objectives.core_tuning import CoreTuning, FocalSupCon
 from counterpoint.objectives.cosmo import CosMoLoss
 from counterpoint.objectives.cwcl import CWCLLoss, affine_cosine
 from counterpoint.objectives.dcl import DCL, DCLW, npc_multiplier
+from counterpoint.objectives.degla import (
+    DeGLALoss,
+    FeatureDistillation,
+    HardNegativeCLIPLoss,
+    ImageGroundedContrast,
+    TextGroundedContrast,
+)
 from counterpoint.objectives.gap import AlignmentLoss, CLIPUniformAlignLoss, CrossUniformityLoss, UniformityLoss
 from counterpoint.objectives.groco import GroCo
 from counterpoint.objectives.groups import GroupInfoNCE, GroupNTXent
@@ -117,7 +130,9 @@ __all__ = [
     "CrossModalPrediction",
     "CrossModalSwAV",
     "CrossUniformityLoss",
+    "DeGLALoss",
     "DifferentiableSort",
+    "FeatureDistillation",
     "FocalSupCon",
     "GaussianLikelihood",
     "GroCo",
@@ -125,7 +140,9 @@ __all__ = [
     "GroupNTXent",
     "HallucinatedNTXent",
     "HardContrastive",
+    "HardNegativeCLIPLoss",
     "ISogCLR",
+    "ImageGroundedContrast",
     "InfoNCE",
     "MVInfoNCE",
     "MultiViewCLIP",
@@ -141,6 +158,7 @@ __all__ = [
     "SupCon",
     "SupReMix",
     "SwAV",
+    "TextGroundedContrast",
     "TokenLikelihood",
     "UniformityLoss",
     "VICReg",

@@ -1,0 +1,431 @@
+"""Hard negatives of captions: rewrites with the same words, or all but one, that are not true any more.
+
+DeGLA (Hu et al., ACM MM 2025) has a language model write them, of five kinds. Here rules make them from the captions at
+hand, without any model: phrases are found by :class:`~counterpoint.mining.words.Reader`, and what replaces a word comes
+from the same captions, where it stands in the same place. What a language model has written is taken from a file, or
+from a function, before any rule is tried.
+
+    >>> negatives = CaptionNegatives(["a red bus and a blue car", "a green car near a small tree"])
+    >>> sorted({foil.kind for foil in negatives("a red bus and a blue car")})
+    ['reorder', 'replace_adjectives', 'replace_nouns', 'swap_adjectives']
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, combinations, product
+from pathlib import Path
+from typing import NamedTuple
+
+from counterpoint.mining.words import (
+    ADJECTIVES,
+    GROUP,
+    SYMMETRIC,
+    Phrase,
+    Reader,
+    Reading,
+    alike,
+    article,
+    joined,
+    opposite,
+    plural,
+    split,
+)
+
+KINDS = ("reorder", "swap_nouns", "swap_adjectives", "replace_adjectives", "replace_nouns")
+OTHER_KINDS = ("replace_relations",)
+_TRIES = 8  # orders of the words of a caption that are looked at
+_LONG = 64  # from lists of words longer than this as many are drawn
+_Slot = tuple[str, str, str]
+_Swap = tuple[Sequence[int], Sequence[int]]
+
+
+class Foil(NamedTuple):
+    """A caption that is not true, and how it was made: one of the kinds, ``"given"``, or ``"fallback"``."""
+
+    text: str
+    kind: str
+
+
+class CaptionNegatives:
+    """Up to ``count`` hard negatives of any caption, always the same ones for the same caption.
+
+    The kinds are those of the paper. Each yields as many different rewrites as it can:
+
+    * ``"reorder"``: the content words change places; where there are fewer than three, all words do.
+    * ``"swap_nouns"``: two nouns change places. Not where the meaning would be the same ("a cat and a dog"), nor a
+      singular with a plural.
+    * ``"swap_adjectives"``: of different phrases. Not of one phrase ("a big red ball").
+    * ``"replace_adjectives"``: by another of its group, a colour by a colour, but not "big" by "large"; by one that the
+      captions have if there is any. An adjective outside the groups: by any that stands in the same place.
+    * ``"replace_nouns"``: by a noun that the captions have between the same two words, or next to one of them, or
+      anywhere, of the same number.
+    * ``"replace_relations"`` (not the paper's, and not used unless asked for): "left of" becomes "right of", "above"
+      becomes "below".
+
+    The kinds take turns, in an order that each caption draws; a kind with nothing to offer for it, such as a swap in a
+    caption of one noun, leaves its turn to the others, and that is counted. Where all kinds together yield fewer than
+    ``count``, single words are replaced whatever they are (``"fallback"``), and where even that is not enough there are
+    fewer. Rewrites with the words of the caption itself, of another true caption of the item, or of an earlier rewrite
+    are left out. A replaced word may by chance be true as well ("man" for "woman" in a crowd): no rule can see the
+    picture.
+
+    Args:
+        captions: all that may be learned from: how words are used, and what may replace them. The training captions.
+        count: K, 4: the official loader takes the first four of a caption.
+        kinds: of rewrites, of :data:`KINDS` and :data:`OTHER_KINDS`.
+        seed: of the draws. What a caption gets depends on nothing but this, the captions, and itself.
+        given: caption -> its negatives, such as :func:`read_negatives` reads; they come first.
+        rewrite: a function from a caption to negatives, such as a call of a language model; asked once a caption, after
+            ``given``.
+        lexicon: word -> part of speech, see :class:`~counterpoint.mining.words.Reader`. The rules are made for English;
+            in other languages only ``given`` and ``rewrite`` are to be relied on.
+
+    Attributes:
+        made: how many negatives of each kind were handed out, over all different captions so far.
+        unable: how often a kind had nothing to offer for a caption.
+        missing: how many negatives captions have fewer than ``count``.
+
+    Raises:
+        ValueError: an unknown kind or none, a count below 1, captions that are no texts.
+
+    Reference: arXiv 2504.16801. The kinds are its; the rules are this library's, since its pipeline (a model writes
+    examples, a person chooses, another model follows them) cannot be run by rules.
+    """
+
+    def __init__(
+        self,
+        captions: Iterable[str] = (),
+        count: int = 4,
+        kinds: Sequence[str] = KINDS,
+        seed: int = 0,
+        given: Mapping[str, Sequence[str]] | None = None,
+        rewrite: Callable[[str], Sequence[str]] | None = None,
+        lexicon: Mapping[str, str] | None = None,
+    ) -> None:
+        captions = [captions] if isinstance(captions, str) else list(captions)
+        odd = [type(text).__name__ for text in captions if not isinstance(text, str)]
+        if odd:
+            raise ValueError(f"captions: expected texts, got {odd[0]}")
+        if count < 1:
+            raise ValueError(f"count: expected at least 1, got {count}")
+        unknown = [kind for kind in kinds if kind not in KINDS + OTHER_KINDS]
+        if unknown or not kinds:
+            expected = f"some of {', '.join(KINDS + OTHER_KINDS)}"
+            raise ValueError(f"kinds: expected {expected}, got {unknown[0] if unknown else 'none'!r}")
+        self.count, self.kinds, self.seed = count, tuple(dict.fromkeys(kinds)), seed
+        self.given, self.rewrite = dict(given or {}), rewrite
+        self.read = Reader(captions, lexicon)
+        self.vocabulary = _Vocabulary(map(self.read, captions))
+        self.made: Counter[str] = Counter()
+        self.unable: Counter[str] = Counter()
+        self.missing = 0
+        self._known: dict[str, list[Foil]] = {}
+
+    def __call__(self, caption: str, true: Iterable[str] = ()) -> list[Foil]:
+        """The negatives of a caption; ``true`` are other true captions of the item, which are no negatives.
+
+        The answer is remembered: ``true`` counts the first time.
+
+        Raises:
+            ValueError: a caption that is no text.
+        """
+        if not isinstance(caption, str):
+            raise ValueError(f"caption: expected a text, got {type(caption).__name__}")
+        if caption not in self._known:
+            foils = self._make(caption, true)
+            self.made.update(foil.kind for foil in foils)
+            self.missing += self.count - len(foils)
+            self._known[caption] = foils
+        return self._known[caption]
+
+    def _make(self, caption: str, true: Iterable[str]) -> list[Foil]:
+        rng = random.Random(f"{self.seed}\n{caption}")
+        reading = self.read(caption)
+        same = self._swapped(reading, _swaps(reading)["same"], rng)
+        taken = {_canonical(text) for text in (caption, "", *true, *same)}
+        foils: list[Foil] = []
+
+        def take(text: str, kind: str) -> bool:
+            """Whether it was new."""
+            form = _canonical(text)
+            if form in taken:
+                return False
+            taken.add(form)
+            foils.append(Foil(text, kind))
+            return True
+
+        for text in (*self.given.get(caption, ()), *(self.rewrite(caption) if self.rewrite else ())):
+            if len(foils) < self.count:
+                take(str(text), "given")
+        kinds = rng.sample(self.kinds, len(self.kinds))
+        offers = {kind: self._rewrites(kind, reading, rng) for kind in kinds}
+        while len(foils) < self.count and offers:
+            for kind in list(offers):
+                if len(foils) < self.count and not any(take(text, kind) for text in offers[kind]):
+                    del offers[kind]
+                    self.unable[kind] += not any(foil.kind == kind for foil in foils)
+        if len(foils) < self.count:
+            for text in self._replaced(reading, range(len(reading.words)), rng):
+                if len(foils) < self.count:
+                    take(text, "fallback")
+        return foils
+
+    def _rewrites(self, kind: str, reading: Reading, rng: random.Random) -> Iterator[str]:
+        if kind == "reorder":
+            return self._reordered(reading, rng)
+        if kind == "swap_nouns":
+            return self._swapped(reading, _swaps(reading)["nouns"], rng)
+        if kind == "swap_adjectives":
+            return self._swapped(reading, _swaps(reading)["adjectives"], rng)
+        if kind == "replace_adjectives":
+            return self._replaced(reading, reading.at("adjective"), rng)
+        if kind == "replace_nouns":
+            return self._replaced(reading, reading.at("noun"), rng)
+        return self._flipped(reading, rng)
+
+    def _reordered(self, reading: Reading, rng: random.Random) -> Iterator[str]:
+        content = [k for k, part in enumerate(reading.parts) if part in ("noun", "adjective", "verb")]
+        for places in (content, list(range(len(reading.words)))):
+            if len(places) < 3 and len(places) < len(reading.words):
+                continue
+            for _ in range(_TRIES):
+                order = rng.sample(places, len(places))
+                moved = dict(zip(places, order, strict=True))
+                yield self._written(reading, [self._word(reading, moved.get(k, k)) for k in range(len(reading.words))])
+
+    def _swapped(self, reading: Reading, swaps: list[_Swap], rng: random.Random) -> Iterator[str]:
+        for first, second in rng.sample(swaps, len(swaps)):
+            words: list[str | None] = [self._word(reading, k) for k in range(len(reading.words))]
+            one, other = (" ".join(str(words[k]) for k in unit) for unit in (first, second))
+            for unit, text in ((first, other), (second, one)):
+                words[unit[0]] = text
+                for k in unit[1:]:
+                    words[k] = None
+            yield self._written(reading, words)
+
+    def _replaced(self, reading: Reading, places: Iterable[int], rng: random.Random) -> Iterator[str]:
+        """One word at a time; each place offers one word before any offers a second."""
+        places = list(places)
+        offers = {k: self.vocabulary.replacements(reading, k, rng) for k in rng.sample(places, len(places))}
+        while offers:
+            for k in list(offers):
+                word = next(offers[k], None)
+                if word is None:
+                    del offers[k]
+                    continue
+                words: list[str | None] = [self._word(reading, n) for n in range(len(reading.words))]
+                words[k] = word
+                yield self._written(reading, words)
+
+    def _flipped(self, reading: Reading, rng: random.Random) -> Iterator[str]:
+        for start, end in rng.sample(reading.relations, len(reading.relations)):
+            words: list[str | None] = [self._word(reading, k) for k in range(len(reading.words))]
+            words[start:end] = [" ".join(opposite(reading.words[start:end])), *[None] * (end - start - 1)]
+            yield self._written(reading, words)
+
+    def _word(self, reading: Reading, k: int) -> str:
+        """The k-th word as it is written inside a caption."""
+        return self.vocabulary.inside(reading.words[k]) if k == 0 else reading.words[k]
+
+    def _written(self, reading: Reading, words: Sequence[str | None]) -> str:
+        """The caption with other words; ``None``: nothing, its place is taken by the word before it."""
+        kept, between = [], [reading.between[0]]
+        for k, word in enumerate(words):
+            if word is None:
+                between[-1] = reading.between[k + 1]
+            else:
+                kept.append(word)
+                between.append(reading.between[k + 1])
+        for k in range(len(kept) - 1):
+            if kept[k].lower() in ("a", "an"):
+                kept[k] = article(kept[k], kept[k + 1])
+        if kept and reading.words[0][:1].isupper():
+            kept[0] = kept[0][:1].upper() + kept[0][1:]
+        return joined(kept, between)
+
+
+def read_negatives(path: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Captions and their negatives from a file that a language model, or anybody, has written.
+
+    Args:
+        path: ``.jsonl``, a line ``{"caption": "...", "negatives": ["...", ...]}`` for each caption, or ``.csv`` with
+            the columns ``caption`` and ``negative``, a row for each negative. A caption may come several times.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another ending, a line that is no such object, or a missing column, with its line.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".jsonl", ".csv"):
+        raise ValueError(f"path: expected a file ending in .jsonl or .csv, got {path.name}")
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = _json_lines(path, file) if path.suffix.lower() == ".jsonl" else _csv_rows(path, file)
+        for caption, negatives in rows:
+            found[caption] += negatives
+    return dict(found)
+
+
+def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            caption, negatives = row["caption"], row["negatives"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            caption = negatives = None
+        if (
+            not isinstance(caption, str)
+            or not isinstance(negatives, list)
+            or not all(isinstance(n, str) for n in negatives)
+        ):
+            expected = '{"caption": "...", "negatives": ["...", ...]}'
+            raise ValueError(f"path: {path}, line {number}: expected {expected}, got {line.strip()[:80]}")
+        yield caption, negatives
+
+
+def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    table = csv.DictReader(lines)
+    missing = {"caption", "negative"} - set(table.fieldnames or ())
+    if missing:
+        raise ValueError(f"path: {path}: expected the columns caption and negative, and there is no {min(missing)}")
+    for row in table:
+        if not row["caption"] or not row["negative"]:
+            raise ValueError(
+                f"path: {path}, line {table.line_num}: expected a caption and a negative, and one is empty"
+            )
+        yield row["caption"], [row["negative"]]
+
+
+class _Vocabulary:
+    """The words of the captions by their part of speech and by the words that they stand beside."""
+
+    def __init__(self, readings: Iterable[Reading]) -> None:
+        self._spellings: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._slots: defaultdict[_Slot, Counter[str]] = defaultdict(Counter)
+        self._tables: dict[_Slot, tuple[list[str], list[float]]] = {}
+        for reading in readings:
+            lower = [word.lower() for word in reading.words]
+            for k, (word, part) in enumerate(zip(lower, reading.parts, strict=True)):
+                if k:
+                    self._spellings[word][reading.words[k]] += 1
+                self._slots[part, "", ""][word] += 1
+                if part in ("adjective", "noun"):
+                    self._slots["group", GROUP.get(word, ""), ""][word] += 1
+                    for slot in zip((part, part), ("before", "after"), _around(lower, k), strict=True):
+                        self._slots[slot][word] += 1
+        for group, words in ADJECTIVES.items():
+            self._slots["lexicon", group, ""] = Counter(words.replace("/", " ").split())
+
+    def inside(self, word: str) -> str:
+        """How a word that began a caption, maybe for this with a capital, is written elsewhere."""
+        spellings = self._spellings.get(word.lower())
+        if spellings:
+            return spellings.most_common(1)[0][0]
+        return word if word.isupper() and len(word) > 1 else word.lower()
+
+    def replacements(self, reading: Reading, k: int, rng: random.Random) -> Iterator[str]:
+        """Other words for the k-th: those that fit best first, among those that fit alike in an order that is drawn."""
+        lower = [word.lower() for word in reading.words]
+        word, part = lower[k], reading.parts[k]
+        used = set(lower)
+        for other in self._fitting(word, part, *_around(lower, k), rng):
+            if other not in used and not alike(word, other) and (part != "noun" or plural(other) == plural(word)):
+                used.add(other)
+                spellings = self._spellings.get(other)
+                yield spellings.most_common(1)[0][0] if spellings else other
+
+    def _fitting(self, word: str, part: str, before: str, after: str, rng: random.Random) -> Iterator[str]:
+        if part == "adjective" and word in GROUP:
+            yield from self._drawn(("group", GROUP[word], ""), rng)
+            yield from self._drawn(("lexicon", GROUP[word], ""), rng)
+            return
+        if GROUP.get(word) == "number":  # a noun: a photo of a seven
+            yield from self._drawn(("group", "number", ""), rng)
+        one, other = (part, "before", before), (part, "after", after)
+        if len(self._slots.get(one, ())) > len(self._slots.get(other, ())):
+            one, other = other, one
+        both = self._slots.get(other, Counter())
+        yield from (found for found in self._drawn(one, rng) if found in both)
+        for slot in (one, other, (part, "", "")):
+            yield from self._drawn(slot, rng)
+
+    def _drawn(self, slot: _Slot, rng: random.Random) -> Iterator[str]:
+        """Words of a slot, frequent ones sooner: all of them, or of a long list as many draws as may be needed."""
+        if slot not in self._tables:
+            found = sorted(self._slots.get(slot, Counter()).items())
+            self._tables[slot] = [word for word, _ in found], list(accumulate(count**0.5 for _, count in found))
+        words, sums = self._tables[slot]
+        if len(words) > _LONG:
+            yield from rng.choices(words, cum_weights=sums, k=_LONG)
+            return
+        weights = [end - start for start, end in zip([0.0, *sums], sums, strict=False)]
+        keys = {word: rng.random() ** (1 / weight) for word, weight in zip(words, weights, strict=True)}
+        yield from sorted(words, key=lambda word: -keys[word])
+
+
+def _around(lower: list[str], k: int) -> tuple[str, str]:
+    """The words on both sides; an article is one, whatever the next word makes of it."""
+    before = lower[k - 1] if k else ""
+    return "a" if before == "an" else before, lower[k + 1] if k + 1 < len(lower) else ""
+
+
+def _canonical(caption: str) -> tuple[str, ...]:
+    """What is left of a caption when punctuation, case and the form of the article do not count."""
+    return tuple("a" if word.lower() == "an" else word.lower() for word in split(caption)[0])
+
+
+def _swaps(reading: Reading) -> dict[str, list[_Swap]]:
+    """What may change places: ``"nouns"``, ``"adjectives"`` and, where that says the same as before, ``"same"``."""
+    nouns: list[_Swap] = []
+    adjectives: list[_Swap] = []
+    same: list[_Swap] = [((a,), (b,)) for phrase in reading.phrases for a, b in combinations(phrase.adjectives, 2)]
+    for first, second in combinations(reading.phrases, 2):
+        symmetric = _symmetric(reading, first, second)
+        things = [[reading.words[k].lower() for k in phrase.noun] for phrase in (first, second)]
+        if all(things):
+            as_before = symmetric and _said(reading, first) == _said(reading, second)
+            if as_before:
+                same.append((first.noun, second.noun))
+            elif plural(things[0][-1]) == plural(things[1][-1]):
+                nouns.append((first.noun, second.noun))
+        every = product(first.adjectives, second.adjectives)
+        pairs: list[_Swap] = [((a,), (b,)) for a, b in every if _fit(reading, first, second, a, b)]
+        if symmetric and things[0] == things[1] and len(pairs) == 1:
+            same += pairs
+        else:
+            adjectives += pairs
+    return {"nouns": nouns, "adjectives": adjectives, "same": same}
+
+
+def _fit(reading: Reading, first: Phrase, second: Phrase, a: int, b: int) -> bool:
+    """Whether two adjectives can stand in each other's place: a number only in that of another one, of as many."""
+    numbers = [GROUP.get(reading.words[k].lower()) == "number" for k in (a, b)]
+    if not any(numbers):
+        return True
+    many = [bool(phrase.noun) and plural(reading.words[phrase.noun[-1]]) for phrase in (first, second)]
+    return all(numbers) and many[0] == many[1]
+
+
+def _symmetric(reading: Reading, first: Phrase, second: Phrase) -> bool:
+    """Whether what stands between two phrases reads the same from both sides."""
+    between = [word.lower() for word in reading.words[first.positions[-1] + 1 : second.positions[0]]]
+    return all(word in SYMMETRIC or word in _ARTICLES for word in between)
+
+
+def _said(reading: Reading, phrase: Phrase) -> tuple[str, ...]:
+    """What is said about the noun of a phrase: its adjectives and its article."""
+    start = phrase.positions[0]
+    before = reading.words[start - 1].lower() if start else ""
+    said = [reading.words[k].lower() for k in phrase.adjectives]
+    return (_ARTICLES.get(before, ""), *said)
+
+
+_ARTICLES = {"a": "a", "an": "a", "the": "the", "some": "some"}
