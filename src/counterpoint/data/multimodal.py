@@ -162,6 +162,15 @@ class MultimodalDataset(Dataset):
             raise ValueError(f"texts: {key!r} holds {part.kind}s, no texts")
         return [first_text(value) for value in part.take(np.arange(len(self)))[0]]
 
+    def all_texts(self, key: str) -> list[str]:
+        """Every text of every item that has any, item after item; all in memory."""
+        part = self.parts[key]
+        if part.kind != "text":
+            raise ValueError(f"all_texts: {key!r} holds {part.kind}s, no texts")
+        values, there = part.take(np.arange(len(self)))
+        each = [value for value, has in zip(values, there, strict=True) if has]
+        return [text for value in each for text in ((value,) if isinstance(value, str) else value)]
+
     def subset(self, indices: Indices) -> MultimodalDataset:
         index = self._positions(indices)
         return MultimodalDataset(

@@ -68,16 +68,18 @@ class Compositional:
     """Answers to the questions of a test.
 
     Attributes:
-        scores: ``"compositional"``, the mean of the groups that there are; each group (``"swap"``, ``"replace"``,
-            ``"order"``, ``"relation"``); each kind; and ``"compositional_blind"``, the mean of the groups with the
-            image of another item. From 0 to 1; one half is chance.
+        scores: ``"compositional"``, the mean of the groups that there are; each group, ``"compositional:swap"``,
+            ``":replace"``, ``":order"``, ``":relation"``; and ``"compositional_blind"``, the mean of the groups with
+            the image of another item, where there is another. From 0 to 1; one half is chance.
         right: float32 (M,), 1 where the caption scored higher, 0 where the foil did, 1/2 where both did alike.
+        blind: the same with the image of the next item.
         margins: float32 (M,), cosine with the caption minus that with the foil.
         rows, kinds: of the questions, (M,).
     """
 
     scores: dict[str, float]
     right: np.ndarray
+    blind: np.ndarray
     margins: np.ndarray
     rows: np.ndarray
     kinds: np.ndarray
@@ -117,14 +119,17 @@ def compositional(images: Any, captions: Any, foils: Any, rows: Any, kinds: Sequ
     if names.shape != rows.shape:
         raise ValueError(f"kinds: expected {len(captions)} names, got {names.shape}")
     margins = _margins(images[rows], captions, foils)
-    right = _right(margins)
-    scores = _grouped(right, names)
-    if len(np.unique(rows)) > 1:  # the next image that is asked about
-        asked = np.unique(rows)
-        other = np.roll(asked, -1)[np.searchsorted(asked, rows)]
+    right, scores = _right(margins), {}
+    for name, value in _grouped(right, names).items():
+        scores[f"compositional:{name}"] = value
+    scores = {"compositional": float(np.mean(list(scores.values()))), **scores}
+    asked = np.unique(rows)
+    other = np.roll(asked, -1)[np.searchsorted(asked, rows)]  # the next image that is asked about
+    blind = np.full(len(right), np.nan, np.float32)
+    if len(asked) > 1:
         blind = _right(_margins(images[other], captions, foils))
-        scores["compositional_blind"] = _grouped(blind, names)["compositional"]
-    return Compositional(scores, right, margins.astype(np.float32), rows, names)
+        scores["compositional_blind"] = float(np.mean(list(_grouped(blind, names).values())))
+    return Compositional(scores, right, blind, margins.astype(np.float32), rows, names)
 
 
 _NAMES = ("images", "captions", "foils")
@@ -157,6 +162,4 @@ def _right(margins: np.ndarray) -> np.ndarray:
 
 def _grouped(right: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
     groups = np.asarray([GROUPS.get(kind, kind) for kind in kinds], dtype=object)
-    scores = {str(name): float(right[groups == name].mean()) for name in dict.fromkeys(groups)}
-    whole = {"compositional": float(np.mean(list(scores.values())))}
-    return whole | scores | {str(name): float(right[kinds == name].mean()) for name in dict.fromkeys(kinds)}
+    return {str(name): float(right[groups == name].mean()) for name in sorted(set(groups))}

@@ -72,6 +72,8 @@ DESCRIPTIONS = {
     "bleu_1": "How many of the written words are in the items' own captions, times a penalty for short ones.",
     "bleu_4": "How many of the written sequences of one to four words are in the items' own captions, so too.",
     "cider": "CIDEr-D: how alike written captions are to the items' own, rare words counting more: 0 to 10.",
+    "compositional": "Share of rewritten captions that a test image scores below its own; the mean over what was done.",
+    "compositional_blind": "The same with the image of another item: what is told by texts alone; near 0.5 is good.",
     "alignment": "Mean squared distance between two views of an item on the unit sphere: 0 identical, 2 unrelated.",
     "uniformity": "How evenly the items cover the unit sphere: 0 all in one place, the lower the more even.",
     "tolerance": "Mean cosine between items of the same class: 1 a class is a point, 0 it is spread out.",
@@ -92,7 +94,7 @@ OF_A_CLASSIFIER = ("accuracy", "scatter")
 """Scores that :func:`evaluate` does not give: those of a classifier that was trained with the encoder."""
 
 _ERRORS = ("mae", "rmse", "gm_error", "mae_many", "mae_medium", "mae_few", "mae_10", "mae_50", "knn_mae")
-_LOWER = ("scatter", "alignment", "uniformity", "gap_distance", "gap_separability", *_ERRORS)
+_LOWER = ("scatter", "alignment", "uniformity", "gap_distance", "gap_separability", "compositional_blind", *_ERRORS)
 HIGHER_IS_BETTER = {name: name not in _LOWER for name in DESCRIPTIONS}
 """Whether a higher score is better. Read geometry together: a collapsed embedding has a perfect alignment."""
 

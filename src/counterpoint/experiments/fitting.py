@@ -56,6 +56,7 @@ class Fit:
                 self.splits.save(self.folder / "splits.npz")
             self.order = self._inflate()
             self.method = self._method()
+            self.method.prepare(self.shown, self.train)
             seconds = self._train()
             if self.main:
                 self._finish(seconds)

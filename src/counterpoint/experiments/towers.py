@@ -155,6 +155,7 @@ def evaluate_towers(
 ) -> tuple[Evaluation, list[Finding]]:
     """Score the common space; keep the test part's embeddings for the report, and what they show as figures."""
     from counterpoint.evaluation import evaluate_modalities
+    from counterpoint.experiments.composing import with_composition
 
     spaces, wholes = {}, []
     for part in ("train", "val", "test"):
@@ -186,6 +187,8 @@ def evaluate_towers(
 
         evaluation = with_captions(evaluation, method, dataset, splits.test, seed, metrics)
     return evaluation, _figures(evaluation, spaces, seed, fused is None)
+    evaluation, tables = with_composition(evaluation, method, dataset, splits, metrics)
+    return evaluation, [*_figures(evaluation, spaces, seed, fused is None), *tables]
 
 
 def _space(

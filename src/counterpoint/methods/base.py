@@ -172,6 +172,16 @@ class Method(lightning.LightningModule):
         """
         return None
 
+    def prepare(self, dataset: Any, indices: Any) -> None:
+        """Look at what is to be trained on. Nothing by default.
+
+        :func:`counterpoint.fit` calls it once, before the training or its resumption.
+
+        Args:
+            dataset: as for :meth:`findings`.
+            indices: int64 (N,), positions of the training items.
+        """
+
     def findings(self, dataset: Any, indices: Any) -> Sequence[Finding]:
         """Figures of what the method found out, for the page of its run. Nothing by default.
 

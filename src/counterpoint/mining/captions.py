@@ -171,7 +171,7 @@ class CaptionNegatives:
                     del offers[kind]
                     self.unable[kind] += not any(foil.kind == kind for foil in foils)
         if len(foils) < self.count:
-            for text in self._replaced(reading, range(len(reading.words)), rng):
+            for text in self._replaced(reading, _content(reading), rng):
                 if len(foils) < self.count:
                     take(text, "fallback")
         return foils
@@ -190,7 +190,7 @@ class CaptionNegatives:
         return self._flipped(reading, rng)
 
     def _reordered(self, reading: Reading, rng: random.Random) -> Iterator[str]:
-        content = [k for k, part in enumerate(reading.parts) if part in ("noun", "adjective", "verb")]
+        content = _content(reading)
         for places in (content, list(range(len(reading.words)))):
             if len(places) < 3 and len(places) < len(reading.words):
                 continue
@@ -380,6 +380,10 @@ def _around(lower: list[str], k: int) -> tuple[str, str]:
 def _canonical(caption: str) -> tuple[str, ...]:
     """What is left of a caption when punctuation, case and the form of the article do not count."""
     return tuple("a" if word.lower() == "an" else word.lower() for word in split(caption)[0])
+
+
+def _content(reading: Reading) -> list[int]:
+    return [k for k, part in enumerate(reading.parts) if part in ("noun", "adjective", "verb")]
 
 
 def _swaps(reading: Reading) -> dict[str, list[_Swap]]:
