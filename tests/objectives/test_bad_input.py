@@ -22,6 +22,7 @@ from counterpoint.objectives import (
     MultiViewCLIP,
     NegativeCosine,
     NTXent,
+    SoftTargetContrastiveLoss,
     SupCon,
     TextGroundedContrast,
     UniformityLoss,
@@ -41,6 +42,7 @@ OBJECTIVES = {
     "CrossUniformityLoss": (CrossUniformityLoss, ("x", "y")),
     "CLIPUniformAlignLoss": (CLIPUniformAlignLoss, ("image", "text")),
     "CWCLLoss": (CWCLLoss, ("frozen", "trained")),
+    "SoftTargetContrastiveLoss": (SoftTargetContrastiveLoss, ("x", "y")),
     "NegativeCosine": (NegativeCosine, ("predictions", "targets")),
     "BarlowTwins": (BarlowTwins, ("z1", "z2")),
     "VICReg": (VICReg, ("z1", "z2")),
@@ -131,6 +133,7 @@ def test_one_item(kind, names):
         InfoNCE,
         NegativeCosine,
         *REWRITES,
+        SoftTargetContrastiveLoss,
     ):
         kind()(**given)  # one item is all they need
     else:
@@ -154,6 +157,7 @@ def test_one_item(kind, names):
         CLIPUniformAlignLoss,
         HardNegativeCLIPLoss,
         ImageGroundedContrast,
+        SoftTargetContrastiveLoss,
     ],
 )
 @pytest.mark.parametrize("temperature", [0, -0.1, float("nan"), float("inf")])

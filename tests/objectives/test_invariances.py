@@ -48,18 +48,22 @@ from counterpoint.objectives import (
     ImageGroundedContrast,
     InfoNCE,
     ISogCLR,
+    M3CoLoss,
     MultiViewCLIP,
     MVInfoNCE,
     NegativeCosine,
     NTXent,
     PairwiseAverage,
+    PairwiseCLIPLoss,
     PolyView,
     SimpleContrastive,
+    SoftTargetContrastiveLoss,
     SogCLR,
     SpectralContrastive,
     SupCon,
     SupReMix,
     SwAV,
+    SymileLoss,
     TextGroundedContrast,
     UniformityLoss,
     VICReg,
@@ -105,6 +109,15 @@ def with_rewrites(loss, a, b, y):
 def distilled(loss, a, b, y):
     """Images and captions are each other's teacher."""
     return loss(a, b, rewrites(a, b), b, a, rewrites(b, a))["loss"]
+
+
+def modalities(loss, a, b, y):
+    return loss([a, b])
+
+
+def mixed(loss, a, b, y):
+    """Mixtures with the item itself, which are no mixtures whatever their shares."""
+    return loss(a, b, torch.arange(len(a)), torch.linspace(0, 1, len(a)))
 
 
 def gated(loss, a, b, y):
@@ -219,6 +232,10 @@ CASES = {
     "CWCLLoss weighted": Case(lambda **k: CWCLLoss(reverse="weighted", **k), swap=False, terms=1, smooth=False),
     "CoCaLoss": Case(CoCaLoss, captioned),
     "CosMoLoss": Case(CosMoLoss, interleaved),
+    "SymileLoss": Case(lambda **k: SymileLoss("all", **k), modalities, terms=2),
+    "PairwiseCLIPLoss": Case(PairwiseCLIPLoss, modalities),
+    "M3CoLoss": Case(M3CoLoss, mixed, terms=1),
+    "SoftTargetContrastiveLoss": Case(SoftTargetContrastiveLoss, swap=False, terms=1),
     "SogCLR": Case(lambda **k: SimpleNamespace(), by_index(SogCLR), smooth=False),
     "ISogCLR": Case(lambda **k: SimpleNamespace(), by_index(ISogCLR), smooth=False),
     "SpectralContrastive": Case(SpectralContrastive, cosine=False),

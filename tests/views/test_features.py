@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from counterpoint.views.features import beta, extrapolate, mix
+from counterpoint.views.features import beta, extrapolate, mix, mixup_embeddings
 
 
 @pytest.fixture
@@ -69,3 +69,42 @@ def test_beta_draws_have_the_moments(points):
     assert torch.equal(beta((20000,), 2.0, 8.0, points), drawn)
     with pytest.raises(ValueError, match="a, b"):
         beta((3,), 0.0, 1.0, points)
+
+
+def test_mixup_of_embeddings_keeps_its_draws():
+    torch.manual_seed(0)
+    x = torch.randn(2000, 3, requires_grad=True)
+    before = x.detach().clone()
+    mixed, perm, lam = mixup_embeddings(x, concentration=0.15, select_prob=0.5)
+    assert torch.equal(x, before)
+    assert perm.sort()[0].tolist() == list(range(2000))
+    torch.testing.assert_close(mixed, lam[:, None] * x + (1 - lam[:, None]) * x[perm])
+    assert ((lam >= 0) & (lam <= 1)).all()
+    whole = (lam == 1).float().mean()
+    assert 0.45 < whole < 0.75  # the half that is not selected, and what Beta(0.15, 0.15) rounds to 1
+    near = (torch.minimum(lam, 1 - lam) < 0.01).float().mean()
+    assert near > 0.7  # a U
+    assert (torch.autograd.grad(mixed.sum(), x)[0] > 0).all()
+    assert (mixup_embeddings(x, select_prob=0).mixed == x).all()
+    again = mixup_embeddings(x, perm=perm, lam=lam)
+    assert torch.equal(again.mixed, mixed)
+    assert torch.isfinite(mixup_embeddings(torch.ones(1000, 2), 1e-3, 1.0).mixed).all()
+
+
+def test_mixup_of_one_row_is_that_row():
+    x = torch.randn(1, 3)
+    torch.testing.assert_close(mixup_embeddings(x, select_prob=1).mixed, x)
+
+
+def test_what_mixup_of_embeddings_refuses():
+    x = torch.randn(4, 3)
+    for given, options, name in (
+        (x[0], {}, "x"),
+        (x.long(), {}, "x"),
+        (x, {"select_prob": 1.5}, "select_prob"),
+        (x, {"perm": torch.arange(3)}, "perm"),
+        (x, {"lam": torch.ones(5)}, "lam"),
+        (x, {"concentration": 0}, "concentration"),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: expected"):
+            mixup_embeddings(given, **options)

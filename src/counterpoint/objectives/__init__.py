@@ -26,6 +26,9 @@ These families share this floor:
   - between two modalities, with the terms that close their gap: :class:`CLIPUniformAlignLoss`, whose parts are
     :class:`AlignmentLoss`, :class:`UniformityLoss` and :class:`CrossUniformityLoss`;
   - several views of an image and of its caption: :class:`MultiViewCLIP`;
+  - any number of modalities, all at once: :class:`SymileLoss`, or pair by pair: :class:`PairwiseCLIPLoss`;
+  - mixtures of a modality that find both of their sources in another: :class:`M3CoLoss`, with what follows it,
+    :class:`SoftTargetContrastiveLoss`, in :class:`MultimodalMixupContrastive`;
   - a temperature for each pair: :class:`AMCL`, :class:`AMCLSimSiam`, :class:`AMCLBarlow`.
 * **Captioning**: :class:`CosMoLoss`, the next tokens of texts with pictures in them, with a contrast beside it.
 * **Ranking**: :class:`GroCo` sorts positives above negatives by a :class:`DifferentiableSort`.
@@ -79,6 +82,7 @@ from counterpoint.objectives.likelihoods import (
     TokenLikelihood,
     log_normal,
 )
+from counterpoint.objectives.m3col import M3CoLoss, MultimodalMixupContrastive, SoftTargetContrastiveLoss
 from counterpoint.objectives.mim import ELBO, MIM, ContrastiveMIM, ContrastiveMIMTerm
 from counterpoint.objectives.multiview import MVDHEL, AverageOfOthers, MVInfoNCE, PairwiseAverage, PolyView
 from counterpoint.objectives.ntxent import NTXent
@@ -97,6 +101,13 @@ from counterpoint.objectives.statistics import ScoreStatistics, score_statistics
 from counterpoint.objectives.supcon import SupCon
 from counterpoint.objectives.supremix import SupReMix
 from counterpoint.objectives.swav import SwAV
+from counterpoint.objectives.symile import (
+    PairwiseCLIPLoss,
+    SymileLoss,
+    mip_scores,
+    multilinear_inner_product,
+    pairwise_scores,
+)
 from counterpoint.objectives.vicreg import VICReg
 
 __all__ = [
@@ -144,20 +155,25 @@ __all__ = [
     "ISogCLR",
     "ImageGroundedContrast",
     "InfoNCE",
+    "M3CoLoss",
     "MVInfoNCE",
     "MultiViewCLIP",
+    "MultimodalMixupContrastive",
     "NTXent",
     "NegativeCosine",
     "PairTemperature",
     "PairwiseAverage",
+    "PairwiseCLIPLoss",
     "PolyView",
     "ScoreStatistics",
     "SimpleContrastive",
+    "SoftTargetContrastiveLoss",
     "SogCLR",
     "SpectralContrastive",
     "SupCon",
     "SupReMix",
     "SwAV",
+    "SymileLoss",
     "TextGroundedContrast",
     "TokenLikelihood",
     "UniformityLoss",
@@ -165,7 +181,10 @@ __all__ = [
     "affine_cosine",
     "dro_temperature",
     "log_normal",
+    "mip_scores",
+    "multilinear_inner_product",
     "npc_multiplier",
+    "pairwise_scores",
     "penalty_entropy",
     "relative_penalty",
     "score_statistics",
