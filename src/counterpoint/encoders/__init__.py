@@ -14,6 +14,9 @@ an :class:`AttentionalPooler` of an encoder's tokens, a text decoder in two halv
 :class:`MultimodalDecoder`), and :func:`generate`, which writes with any model of the next token.
 For texts with pictures in them: :class:`PerceiverResampler` and :class:`QueryPool`, learned queries that read a
 sequence, :class:`GatedCrossAttention` between the blocks of a language model, and :class:`InterleavedCollator`.
+start, :class:`MissingModalityEmbedding` for what stands where an item lacks a modality, :func:`ensemble` for several
+encoders as one. For auto-encoders, decoders of vectors, images and sentences on a :class:`GaussianLatent`, and
+:func:`informative_embedding`, what a decoder knows just before its output.
 """
 
 from counterpoint.encoders.attention import Attention, CrossBlock
@@ -38,6 +41,7 @@ from counterpoint.encoders.generation import Beams, beam_search, generate
 from counterpoint.encoders.heads import ReweightingHead, SymmetricReLU, identity_head, make_head, mlp_head
 from counterpoint.encoders.informative import InformativeEncoder, informative_embedding
 from counterpoint.encoders.interleaved import InterleavedCollator, interleaved_labels
+from counterpoint.encoders.missing import MissingModalityEmbedding
 from counterpoint.encoders.multihead import MultiHeadProjector
 from counterpoint.encoders.multimodal import MultimodalEncoder, Tower, TowerEncoder
 from counterpoint.encoders.poolers import AttentionalPooler, CascadePooler, Pooled, pool
@@ -66,6 +70,7 @@ __all__ = [
     "InformativeEncoder",
     "InterleavedCollator",
     "LogMelNet",
+    "MissingModalityEmbedding",
     "MultiHeadProjector",
     "MultimodalDecoder",
     "MultimodalEncoder",
