@@ -89,6 +89,8 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
             f"path: no classifier in {path}: fine-tune its encoder first, or train one with method supervised"
         )
     encoder = load(path)
+    if encoder.modality == "multimodal":
+        raise ValueError(f"path: the classifier in {folder} is of several modalities: Run({path!s}).model().predict")
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         weights = load_file(folder / "model.safetensors")

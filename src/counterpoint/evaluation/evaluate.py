@@ -64,6 +64,7 @@ DESCRIPTIONS = {
     "pair_recall@10": "Share of them with their own among the 10 nearest.",
     "zero_shot": "Share of test items whose nearest class is right, classes being given by sentences alone.",
     "transfer": "Share of test items of one modality nearest to their class's mean training vector in another.",
+    "completion": "Share of test items of which one modality is the best guess from all others, over all modalities.",
     "gap_distance": "Distance between the mean unit vectors of two modalities: 0 in the same place, 2 opposite.",
     "gap_separability": "How well a linear classifier tells two modalities apart: 0.5 not at all, 1 without a mistake.",
     "pair_cosine": "Mean cosine between two modalities of the same item.",
@@ -82,7 +83,7 @@ DESCRIPTIONS = {
 """A line of plain English for each score."""
 
 OF_MODALITIES = (
-    *("pair_recall@1", "pair_recall@5", "pair_recall@10", "zero_shot", "transfer"),
+    *("pair_recall@1", "pair_recall@5", "pair_recall@10", "zero_shot", "transfer", "completion"),
     *("gap_distance", "gap_separability", "pair_cosine"),
 )
 """Scores that :func:`evaluate` does not give: those between modalities, of :func:`evaluate_modalities`."""

@@ -7,9 +7,10 @@ mean of those of the modalities that the item has, brought to length 1; of that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, permutations
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from counterpoint.evaluation.embeddings import UNLABELLED, Embeddings
 from counterpoint.evaluation.evaluate import Evaluation, evaluate, known_metrics
 from counterpoint.evaluation.neighbours import knn
 
+Score: TypeAlias = Callable[[np.ndarray, Mapping[str, np.ndarray]], np.ndarray]
 RANKS = (1, 5, 10)
 MISSING = (0.0, 0.25, 0.5, 0.75, 1.0)
 _OWN = ("knn", "probe")  # measured of each modality alone too
@@ -71,6 +73,7 @@ def evaluate_modalities(
     *,
     classes: Mapping[str, np.ndarray] | None = None,
     fused: Sequence[np.ndarray] | None = None,
+    score: Score | None = None,
     seed: int = 0,
     metrics: Iterable[str] | None = None,
 ) -> Evaluation:
@@ -81,14 +84,17 @@ def evaluate_modalities(
         classes: vectors (K, D) of the classes in one modality or several, such as of sentences that name them; other
             modalities are then classified by the nearest, without any training.
         fused: vectors (N, F) of the items as a whole in train, val and test, of a method that fuses in its own way.
+        score: of candidates (C, D) of one modality, given the vectors (N, D) of all others: (N, C), as the method has
+            it. With three modalities or more the best candidate is its guess.
         seed: as for :func:`~counterpoint.evaluation.evaluate`.
         metrics: names, as there; those with ``:`` say of which modality, or from which into which. ``None``: all.
 
     Returns:
         all scores of the fused vectors; of two modalities or more ``pair_recall@1``, ``@5``, ``@10`` (an item of one
         finds itself in another), averaged over all directions and for each, as ``pair_recall@1:image>text``;
-        ``transfer``, classes of one modality by the mean vectors of another; ``zero_shot`` with ``classes``; the gap
-        between modalities; and kNN and probe of each modality alone, as ``knn:image``.
+        ``transfer``, classes of one modality by the mean vectors of another; ``zero_shot`` with ``classes``;
+        ``completion`` with ``score``; the gap between modalities; and kNN and probe of each modality alone, as
+        ``knn:image``.
     """
     wanted = known_metrics(metrics)
     kept = [part.some() for part in (train, val, test)]
@@ -110,6 +116,8 @@ def evaluate_modalities(
         _gap(test, seed, result)
         if train.labels is not None and test.labels is not None:
             _transfer(train, test, result)
+    if score is not None and len(test.vectors) > 2:
+        _completion(test, score, result)
     for where, vectors in (classes or {}).items():
         if test.labels is not None:
             _zero_shot(test, where, vectors, result)
@@ -124,7 +132,7 @@ def evaluate_modalities(
 def _order(name: str) -> tuple[int, int]:
     """What several modalities are for first, then the rest as it was; each score before its parts."""
     base, _, where = name.partition(":")
-    first = ("pair_recall@1", "zero_shot", "transfer", "pair_recall@5", "pair_recall@10", "gap_distance")
+    first = ("pair_recall@1", "zero_shot", "transfer", "completion", "pair_recall@5", "pair_recall@10", "gap_distance")
     later = ("gap_separability", "pair_cosine")
     own = (*first, *later)
     return (2 if where else 1 - (base in own), own.index(base) if base in own else len(own))
@@ -232,6 +240,35 @@ def _transfer(train: SharedSpace, test: SharedSpace, result: Evaluation) -> None
         _record(f"transfer:{query}>{answer}", hits, result)
     if found:
         _record("transfer", _mean(found), result)
+
+
+def completion(test: SharedSpace, name: str, score: Score) -> np.ndarray:
+    """(N,) whether an item's own content of a modality is the best guess from all its others; NaN where it lacks any.
+
+    Candidates are the different contents of the test items, each once; a tie is wrong.
+    """
+    judged = np.logical_and.reduce([test.present[other] for other in test.vectors])
+    own = test.contents.get(name, np.arange(len(test)))
+    gallery = np.flatnonzero(test.present[name])
+    gallery = gallery[np.unique(own[gallery], return_index=True)[1]]
+    hits = np.full(len(test), np.nan)
+    asked = np.flatnonzero(judged)
+    if len(gallery) < 2:
+        return hits
+    for start in range(0, len(asked), _BLOCK):
+        some = asked[start : start + _BLOCK]
+        queries = {other: values[some] for other, values in test.vectors.items() if other != name}
+        scores = score(test.vectors[name][gallery], queries)
+        right = own[gallery][None] == own[some][:, None]
+        hits[some] = np.where(right, scores, -np.inf).max(axis=1) > np.where(right, -np.inf, scores).max(axis=1)
+    return hits
+
+
+def _completion(test: SharedSpace, score: Score, result: Evaluation) -> None:
+    found = [completion(test, name, score) for name in test.vectors]
+    for name, hits in zip(test.vectors, found, strict=True):
+        _record(f"completion:{name}", hits, result)
+    _record("completion", _mean(found), result)
 
 
 def _zero_shot(test: SharedSpace, where: str, vectors: np.ndarray, result: Evaluation) -> None:

@@ -176,7 +176,8 @@ def evaluate_towers(
     write_arrays(folder / "embeddings.npz", **kept)
     evaluation = evaluate_modalities(
         spaces["train"], spaces["val"], test,
-        classes=class_vectors(method, dataset, prompts), fused=fused, seed=seed, metrics=metrics,
+        classes=class_vectors(method, dataset, prompts), fused=fused, score=_score_of(method), seed=seed,
+        metrics=metrics,
     )  # fmt: skip
     if not known.all():
         evaluation.notes.append(f"{int((~known).sum())} of {len(known)} test items have no modality and do not count.")
@@ -191,6 +192,19 @@ def evaluate_towers(
     return evaluation, [*_figures(evaluation, spaces, seed, fused is None), *tables]
 
 
+def _score_of(method: Any) -> Any:
+    """The method's scores of candidates of a modality given the others, for arrays."""
+    import torch
+
+    def score(candidates: np.ndarray, queries: Mapping[str, np.ndarray]) -> np.ndarray:
+        given = {name: torch.from_numpy(values).to(method.device) for name, values in queries.items()}
+        with torch.inference_mode():
+            found = method.candidate_scores(torch.from_numpy(candidates).to(method.device), given)
+        return np.asarray(found.float().cpu())
+
+    return score if hasattr(method, "candidate_scores") else None
+
+
 def _space(
     dataset: MultimodalDataset, indices: np.ndarray, vectors: dict[str, np.ndarray], present: dict[str, np.ndarray]
 ) -> SharedSpace:
@@ -201,6 +215,10 @@ def _space(
     for name in vectors:
         if dataset.kinds[name] == "text":
             contents[name] = np.unique([text.strip().lower() for text in part.texts(name)], return_inverse=True)[1]
+        elif dataset.kinds[name] == "vector":
+            number = np.unique(part[np.arange(len(part))][name].numpy(), axis=0, return_inverse=True)[1].reshape(-1)
+            if number.max(initial=0) + 1 < len(number):  # some are equal, such as codes of a few things
+                contents[name] = number
     labels, targets = dataset.labels, dataset.targets
     return SharedSpace(
         vectors,

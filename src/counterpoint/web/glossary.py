@@ -67,6 +67,11 @@ METRICS: dict[str, Metric] = {
     ),
     "pair_recall@5": Metric("Pair recall@5", "The same with their own among the five nearest."),
     "pair_recall@10": Metric("Pair recall@10", "The same with their own among the ten nearest."),
+    "completion": Metric(
+        "Completion",
+        "Share of test items of which one modality is guessed right from all of its others, among the different values "
+        "that the test items have of it; averaged over the modalities.",
+    ),
     "zero_shot": Metric(
         "Zero-shot accuracy", "Share of test items nearest to the sentence that names their class; no label was used."
     ),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from counterpoint.encoders import MultimodalEncoder
 from counterpoint.methods.base import Method, Recipe
+from counterpoint.objectives import pairwise_scores
 from counterpoint.objectives.inputs import normalize, positive
 from counterpoint.pairwise import gather_labels
 
@@ -103,6 +104,23 @@ class Multimodal(Method):
         """``{name: z (B, D)}`` of a view, raw."""
         return self.encoder(view)
 
+    def embed_present(self, view: View, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """As :meth:`embed`, but an encoder sees only the items that have its modality; the rows of others are 0.
+
+        So no placeholder enters batch statistics. Where a single item has it, of which there are none, all are seen.
+        """
+        found = {}
+        for name in self.names:
+            there, tower = self.both(batch, name), self.encoder.towers[name]
+            if there is None or bool(there.all()):
+                found[name] = tower(view[name])
+                continue
+            rows = there.nonzero()[:, 0]
+            some = _rows(view[name], rows) if len(rows) > 1 else view[name]
+            z = tower(some)
+            found[name] = z.new_zeros(len(there), z.shape[1]).index_put((rows,), z if len(rows) > 1 else z[rows])
+        return found
+
     def make_views(self, batch: dict[str, Any]) -> Sequence[Any]:
         with torch.autocast(self.device.type, enabled=False):
             if self.views is None:
@@ -146,6 +164,13 @@ class Multimodal(Method):
         assert counts is not None
         return bool(counts.min() > 0 and counts.sum() > 1)
 
+    def candidate_scores(self, candidates: Tensor, queries: Mapping[str, Tensor]) -> Tensor:
+        """Scores (N, C) of embeddings (C, D) of one modality, given those (N, D) of others; the largest is the guess.
+
+        The sum of cosines here; a method that scores otherwise says so.
+        """
+        return pairwise_scores(candidates, queries)
+
     def nothing(self, z: Mapping[str, Tensor]) -> Tensor:
         """A loss of 0 that all that is trained has a part in, for a batch in which no two items can be compared."""
         parts = [*z.values(), *(weight for weight in self.parameters() if weight.requires_grad)]
@@ -165,3 +190,7 @@ class Multimodal(Method):
         from counterpoint.methods.multimodal._figures import figures
 
         return figures(self, dataset, indices)
+
+
+def _rows(x: Any, rows: Tensor) -> Any:
+    return x[rows] if isinstance(x, Tensor) else [x[at] for at in rows.tolist()]
