@@ -4,6 +4,7 @@ import pytest
 from counterpoint.evaluation import (
     HIGHER_IS_BETTER,
     SharedSpace,
+    completion,
     cross_ranks,
     description,
     evaluate_modalities,
@@ -134,3 +135,25 @@ def test_names_of_parts():
     assert higher_is_better("knn:image")
     assert not higher_is_better("gap_distance")
     assert not HIGHER_IS_BETTER["gap_separability"]
+
+
+def test_completion_asks_for_the_one_modality_that_fits_all_others():
+    rng = np.random.default_rng(0)
+    signs = rng.choice([-1.0, 1.0], size=(40, 2))
+    codes = {"a": signs[:, 0], "b": signs[:, 1], "c": signs[:, 0] * signs[:, 1]}
+    vectors = {name: np.stack([np.ones(40), sign], 1) for name, sign in codes.items()}
+    there = {name: np.ones(40, bool) for name in codes}
+    there["b"][3] = False
+    contents = {name: (sign > 0).astype(int) for name, sign in codes.items()}
+    test = SharedSpace(vectors, there, contents=contents)
+
+    def product(candidates, queries):
+        return np.prod([values[:, 1] for values in queries.values()], axis=0)[:, None] * candidates[:, 1]
+
+    hits = completion(test, "c", product)
+    assert np.isnan(hits[3])
+    assert np.nanmean(hits) == 1
+    scores = evaluate_modalities(test, test, test, score=product, metrics=["completion"]).scores
+    assert scores == dict.fromkeys(["completion", "completion:a", "completion:b", "completion:c"], 1.0)
+    assert np.nanmean(completion(test, "c", lambda c, q: np.zeros((len(q["a"]), len(c))))) == 0  # a tie is wrong
+    assert not evaluate_modalities(test, test, test, metrics=["completion"]).scores

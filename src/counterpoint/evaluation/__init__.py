@@ -54,7 +54,7 @@ from counterpoint.evaluation.geometry import (
     tolerance,
     uniformity,
 )
-from counterpoint.evaluation.multimodal import SharedSpace, cross_ranks, evaluate_modalities, missing_curve
+from counterpoint.evaluation.multimodal import SharedSpace, completion, cross_ranks, evaluate_modalities, missing_curve
 from counterpoint.evaluation.neighbours import knn, retrieval, top_k
 from counterpoint.evaluation.probes import Probe, few_label_probe, linear_probe
 from counterpoint.evaluation.regression import few_target_ridge, knn_regression, order_agreement, ridge
@@ -87,6 +87,7 @@ __all__ = [
     "cluster_accuracy",
     "clustering",
     "collapse",
+    "completion",
     "compositional",
     "compositional_items",
     "cross_ranks",
