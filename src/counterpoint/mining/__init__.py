@@ -1,9 +1,7 @@
-"""Who is positive or negative of whom: a queue, clusters and their groups, partners, hard pairs, mixtures, matches."""
-
 """Who is positive or negative of whom.
 
-A queue of embeddings, clusters and groups of them, partner classes, hard pairs and mixtures; and for captions, rewrites
-that are not true: :class:`CaptionNegatives`.
+A queue of embeddings, clusters and groups of them, partner classes, hard pairs, mixtures and matches; and for captions,
+rewrites that are not true: :class:`CaptionNegatives`.
 """
 
 from counterpoint.mining.captions import CaptionNegatives, Foil, read_negatives

@@ -39,11 +39,8 @@ These families share this floor:
 * **Clustering**: :class:`SwAV` predicts one view's assignment to prototypes from another's, :class:`CrossModalSwAV`
   that of an image to the captions of the batch.
 * **Predictive**, no negatives: :class:`NegativeCosine` between a prediction and a constant target (BYOL, SimSiam),
-  :class:`CrossModalPrediction` between modalities.
-  :class:`GaussianLikelihood`, :class:`TokenLikelihood`.
-* **Clustering**: :class:`SwAV` predicts one view's assignment to prototypes from another's.
-* **Predictive**, no negatives: :class:`NegativeCosine` between a prediction and a constant target (BYOL, SimSiam),
-  :class:`FeatureDistillation` between vectors of a student and its teacher.
+  :class:`CrossModalPrediction` between modalities, :class:`FeatureDistillation` between vectors of a student and its
+  teacher.
 * **Decorrelating**, statistics over the batch instead of pairs: :class:`BarlowTwins`, :class:`VICReg`;
   :class:`SpectralContrastive` can be read as either. Between modalities :class:`CrossModalBarlow`.
 

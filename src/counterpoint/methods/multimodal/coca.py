@@ -25,6 +25,7 @@ from counterpoint.methods.base import Recipe
 from counterpoint.methods.multimodal._figures import written_captions
 from counterpoint.methods.multimodal._multimodal import LogitScale, Multimodal, View
 from counterpoint.objectives import CoCaLoss
+from counterpoint.pairwise import gather_labels
 
 
 class CoCa(Multimodal):
@@ -140,8 +141,8 @@ class CoCa(Multimodal):
 
     def loss(self, views: Sequence[View], batch: dict[str, Any]) -> Tensor:
         images, texts = self._pairs(views[0], batch)
-        if not len(images):
-            return self.nothing(self.encoder({self.image: views[0][self.image]}))
+        if not self._any(images):
+            return self.nothing({})
         towers = self.encoder.towers
         seen, (ids, mask) = self.see(images), towers[self.written].encoder.tokenize(texts)
         vector, states = towers[self.written].encoder.backbone.both(ids, mask)
@@ -165,6 +166,12 @@ class CoCa(Multimodal):
         if there is None or bool(there.all()):
             return images, texts
         return images[there], [text for text, has in zip(texts, there.tolist(), strict=True) if has]
+
+    @staticmethod
+    def _any(images: Tensor) -> bool:
+        """Whether there are pairs, on each of several processes: all come to the same answer."""
+        counts = gather_labels(torch.tensor([len(images)], device=images.device))
+        return counts is not None and bool(counts.min() > 0)
 
     def after_step(self) -> None:
         self.scale.clamp()
