@@ -17,7 +17,7 @@ Nothing was tuned: heads, temperatures, weights, smoothing and views are the met
 widths of heads in proportion to the features; optimiser and learning rate are everybody's default. Pairs are scored by
 the global embedding in every arm. Two sizes were set after a trial with one seed, for all arms alike: with 200 pairs of
 digits both arms stood near the ceiling (0.947 without and 0.950 with local views), and 300 steps on emoji
-took too long.
+took too long. So the digits are measured on seeds 5 to 9, of which none was looked at.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from counterpoint.experiments.claims import Claim, DataMissing, Setting
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TEMPLATES = ["a photo of a {}", "the digit {}", "a handwritten {} on paper", "this is the number {}"]
 PAIRS = 100  # of digits, for training
+SEEDS = (5, 6, 7, 8, 9)
 GLOBAL = {"rocket": {"local": 0}}
 LOCAL = {"rocket": {"local": 2}}
 QUIET = {"progress": False, "report": False, "monitor": 0, "overwrite": True, "threads": 1}
@@ -166,6 +167,7 @@ CLAIM = Claim(
     settings=[
         Setting(
             name="local-views-digits",
+            seeds=SEEDS,
             data="digits",
             metric=SCORES["digits"],
             arms={"method": rocket_on_digits, "baseline": clip_on_digits},
@@ -181,6 +183,7 @@ CLAIM = Claim(
         ),
         Setting(
             name="companion-barlip",
+            seeds=SEEDS,
             data="digits",
             metric="gain",
             arms={"method": barlip_without_local_views, "baseline": barlip_with_local_views},
@@ -188,6 +191,7 @@ CLAIM = Claim(
         ),
         Setting(
             name="companion-siamlip",
+            seeds=SEEDS,
             data="digits",
             metric="gain",
             arms={"method": siamlip_without_local_views, "baseline": siamlip_with_local_views},

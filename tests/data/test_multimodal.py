@@ -156,6 +156,7 @@ def test_pair_from_python():
         ({"text": [None, "", " "]}, {}, "'text' is missing in all 3 items"),
         ({"text": ["a", "b"], "v": np.eye(3)}, {}, "as many items"),
         ({"present": ["a", "b"]}, {}, "'present' cannot be a name"),
+        ({"half": ["a", "b"]}, {}, "'half' cannot be a name"),  # towers are attributes of a module
         ({"v": np.array([[1.0, np.nan], [1.0, 2.0]])}, {}, "'v': .*NaN"),
         ({"v": [[1.0], [1.0, 2.0]]}, {}, "differ in shape"),
         ({"t": ["a"]}, {"kinds": {"t": "image"}}, "holds texts"),

@@ -121,7 +121,7 @@ class MultimodalDataset(Dataset):
         if not parts:
             raise ValueError("modalities: none given")
         for key, part in parts.items():
-            if key in RESERVED or not key.isidentifier():
+            if key in RESERVED or not key.isidentifier() or hasattr(torch.nn.ModuleDict, key):
                 raise ValueError(f"modalities: {key!r} cannot be a name; choose another, of letters, digits and _")
             if len(part.at) != len(ids):
                 raise ValueError(f"modalities: {key!r} has {len(part.at)} items and there are {len(ids)}")
