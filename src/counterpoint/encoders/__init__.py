@@ -22,6 +22,22 @@ encoders as one. For auto-encoders, decoders of vectors, images and sentences on
 from counterpoint.encoders.attention import Attention, CrossBlock
 from counterpoint.encoders.backbones import MLP, ConvNet, Given
 from counterpoint.encoders.captioning import MultimodalDecoder, UnimodalTextDecoder
+:class:`GaussianLatent`, and :func:`informative_embedding`, what a decoder knows just before its output.
+To use on images what was trained on texts, :class:`CrossModalTransfer` with one of the adapters.
+"""
+
+from counterpoint.encoders.adapters import (
+    Adapter,
+    CovarianceNoiseAdapter,
+    GapStatistics,
+    GaussianNoiseAdapter,
+    LinearAdapter,
+    MeanShiftAdapter,
+    RandomShiftAdapter,
+    fit_adapters,
+    make_adapter,
+)
+from counterpoint.encoders.backbones import MLP, ConvNet
 from counterpoint.encoders.classifier import Classifier, Predictions, load_classifier, save_classifier
 from counterpoint.encoders.decoders import (
     Gaussian,
@@ -50,6 +66,7 @@ from counterpoint.encoders.resampler import PerceiverAttention, PerceiverResampl
 from counterpoint.encoders.signals import LogMelNet, SignalNet
 from counterpoint.encoders.text import TextEncoder, TextTransformer, build_text_encoder
 from counterpoint.encoders.tokenizer import Tokenizer
+from counterpoint.encoders.transfer import CrossModalTransfer, EmbeddingToTokens, mean_of_texts
 
 __all__ = [
     "EMA",
@@ -71,6 +88,22 @@ __all__ = [
     "InterleavedCollator",
     "LogMelNet",
     "MissingModalityEmbedding",
+    "Adapter",
+    "Classifier",
+    "ConvNet",
+    "CovarianceNoiseAdapter",
+    "CrossModalTransfer",
+    "EmbeddingToTokens",
+    "Encoder",
+    "GapStatistics",
+    "Gaussian",
+    "GaussianLatent",
+    "GaussianNoiseAdapter",
+    "ImageDecoder",
+    "InformativeEncoder",
+    "LinearAdapter",
+    "LogMelNet",
+    "MeanShiftAdapter",
     "MultiHeadProjector",
     "MultimodalDecoder",
     "MultimodalEncoder",
@@ -81,6 +114,7 @@ __all__ = [
     "Predictions",
     "Prototypes",
     "QueryPool",
+    "RandomShiftAdapter",
     "ReweightingHead",
     "SignalNet",
     "StageEnsemble",
@@ -98,6 +132,7 @@ __all__ = [
     "build",
     "build_text_encoder",
     "ensemble",
+    "fit_adapters",
     "gap_map",
     "generate",
     "identity_head",
@@ -106,7 +141,9 @@ __all__ = [
     "interleaved_labels",
     "load",
     "load_classifier",
+    "make_adapter",
     "make_head",
+    "mean_of_texts",
     "mlp_head",
     "pool",
     "save_classifier",
