@@ -23,7 +23,8 @@ from counterpoint.encoders.attention import Attention, CrossBlock
 from counterpoint.encoders.backbones import MLP, ConvNet, Given
 from counterpoint.encoders.captioning import MultimodalDecoder, UnimodalTextDecoder
 :class:`GaussianLatent`, and :func:`informative_embedding`, what a decoder knows just before its output.
-To use on images what was trained on texts, :class:`CrossModalTransfer` with one of the adapters.
+To use on images what was trained on texts, :class:`CrossModalTransfer` with one of the adapters;
+and :class:`TextGenerator`, which writes about a vector.
 """
 
 from counterpoint.encoders.adapters import (
@@ -58,6 +59,7 @@ from counterpoint.encoders.heads import ReweightingHead, SymmetricReLU, identity
 from counterpoint.encoders.informative import InformativeEncoder, informative_embedding
 from counterpoint.encoders.interleaved import InterleavedCollator, interleaved_labels
 from counterpoint.encoders.missing import MissingModalityEmbedding
+from counterpoint.encoders.language import TextGenerator, small_t5, with_words
 from counterpoint.encoders.multihead import MultiHeadProjector
 from counterpoint.encoders.multimodal import MultimodalEncoder, Tower, TowerEncoder
 from counterpoint.encoders.poolers import AttentionalPooler, CascadePooler, Pooled, pool
@@ -120,6 +122,7 @@ __all__ = [
     "StageEnsemble",
     "SymmetricReLU",
     "TextEncoder",
+    "TextGenerator",
     "TextTransformer",
     "TokenDecoder",
     "TokenEncoder",
@@ -147,5 +150,7 @@ __all__ = [
     "mlp_head",
     "pool",
     "save_classifier",
+    "small_t5",
     "turn",
+    "with_words",
 ]
