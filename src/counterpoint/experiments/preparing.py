@@ -219,6 +219,8 @@ def method_options(
         seen = dataset.targets[train]
         moments = {"center": float(seen.mean()), "scale": float(seen.std()) or 1.0}
         chosen |= {name: value for name, value in moments.items() if name in known}
+    if train is not None:
+        chosen |= kind.options_from(dataset, train, options or {})
     return kind, {**chosen, **(options or {})}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -151,6 +151,17 @@ class Method(lightning.LightningModule):
     @classmethod
     def defaults_for(cls, items: int) -> dict[str, Any]:
         """Defaults that depend on the number of training items, such as the length of a queue."""
+        return {}
+
+    @classmethod
+    def options_from(cls, dataset: Any, train: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Defaults that depend on the data, such as the names of classes; they are kept with the run.
+
+        Args:
+            dataset: what is trained on.
+            train: int64 (N,), positions of the training items.
+            options: what the user says.
+        """
         return {}
 
     @abstractmethod
