@@ -8,23 +8,14 @@ Of several modalities, a :class:`MultimodalEncoder` has a :class:`Tower` each: a
 :class:`Tokenizer`, :class:`SignalNet` or :class:`LogMelNet` for signals and sound.
 Around it: :func:`mlp_head` for projection and prediction heads, :func:`make_head` for others by name, :class:`EMA` for
 a momentum teacher, :class:`PairGate` for the coordinates that two classes share, :func:`gap_map` for where two towers
-start, :func:`ensemble` for several encoders as one. For auto-encoders, decoders of vectors, images and sentences on a
-:class:`GaussianLatent`, and :func:`informative_embedding`, what a decoder knows just before its output. For captions,
-an :class:`AttentionalPooler` of an encoder's tokens, a text decoder in two halves (:class:`UnimodalTextDecoder`,
-:class:`MultimodalDecoder`), and :func:`generate`, which writes with any model of the next token.
-For texts with pictures in them: :class:`PerceiverResampler` and :class:`QueryPool`, learned queries that read a
-sequence, :class:`GatedCrossAttention` between the blocks of a language model, and :class:`InterleavedCollator`.
 start, :class:`MissingModalityEmbedding` for what stands where an item lacks a modality, :func:`ensemble` for several
 encoders as one. For auto-encoders, decoders of vectors, images and sentences on a :class:`GaussianLatent`, and
-:func:`informative_embedding`, what a decoder knows just before its output.
-"""
-
-from counterpoint.encoders.attention import Attention, CrossBlock
-from counterpoint.encoders.backbones import MLP, ConvNet, Given
-from counterpoint.encoders.captioning import MultimodalDecoder, UnimodalTextDecoder
-:class:`GaussianLatent`, and :func:`informative_embedding`, what a decoder knows just before its output.
-To use on images what was trained on texts, :class:`CrossModalTransfer` with one of the adapters;
-and :class:`TextGenerator`, which writes about a vector.
+:func:`informative_embedding`, what a decoder knows just before its output. For captions, an :class:`AttentionalPooler`
+of an encoder's tokens, a text decoder in two halves (:class:`UnimodalTextDecoder`, :class:`MultimodalDecoder`), and
+:func:`generate`, which writes with any model of the next token. For texts with pictures in them:
+:class:`PerceiverResampler` and :class:`QueryPool`, learned queries that read a sequence, :class:`GatedCrossAttention`
+between the blocks of a language model, and :class:`InterleavedCollator`. To use on images what was trained on texts,
+:class:`CrossModalTransfer` with an adapter, and :class:`TextGenerator`, which writes about a vector.
 """
 
 from counterpoint.encoders.adapters import (
@@ -38,7 +29,9 @@ from counterpoint.encoders.adapters import (
     fit_adapters,
     make_adapter,
 )
-from counterpoint.encoders.backbones import MLP, ConvNet
+from counterpoint.encoders.attention import Attention, CrossBlock
+from counterpoint.encoders.backbones import MLP, ConvNet, Given
+from counterpoint.encoders.captioning import MultimodalDecoder, UnimodalTextDecoder
 from counterpoint.encoders.classifier import Classifier, Predictions, load_classifier, save_classifier
 from counterpoint.encoders.decoders import (
     Gaussian,
@@ -58,8 +51,8 @@ from counterpoint.encoders.generation import Beams, beam_search, generate
 from counterpoint.encoders.heads import ReweightingHead, SymmetricReLU, identity_head, make_head, mlp_head
 from counterpoint.encoders.informative import InformativeEncoder, informative_embedding
 from counterpoint.encoders.interleaved import InterleavedCollator, interleaved_labels
-from counterpoint.encoders.missing import MissingModalityEmbedding
 from counterpoint.encoders.language import TextGenerator, small_t5, with_words
+from counterpoint.encoders.missing import MissingModalityEmbedding
 from counterpoint.encoders.multihead import MultiHeadProjector
 from counterpoint.encoders.multimodal import MultimodalEncoder, Tower, TowerEncoder
 from counterpoint.encoders.poolers import AttentionalPooler, CascadePooler, Pooled, pool
@@ -73,39 +66,31 @@ from counterpoint.encoders.transfer import CrossModalTransfer, EmbeddingToTokens
 __all__ = [
     "EMA",
     "MLP",
+    "Adapter",
     "Attention",
     "AttentionalPooler",
     "Beams",
     "CascadePooler",
     "Classifier",
     "ConvNet",
-    "CrossBlock",
-    "Encoder",
-    "GatedCrossAttention",
-    "Gaussian",
-    "GaussianLatent",
-    "Given",
-    "ImageDecoder",
-    "InformativeEncoder",
-    "InterleavedCollator",
-    "LogMelNet",
-    "MissingModalityEmbedding",
-    "Adapter",
-    "Classifier",
-    "ConvNet",
     "CovarianceNoiseAdapter",
+    "CrossBlock",
     "CrossModalTransfer",
     "EmbeddingToTokens",
     "Encoder",
     "GapStatistics",
+    "GatedCrossAttention",
     "Gaussian",
     "GaussianLatent",
     "GaussianNoiseAdapter",
+    "Given",
     "ImageDecoder",
     "InformativeEncoder",
+    "InterleavedCollator",
     "LinearAdapter",
     "LogMelNet",
     "MeanShiftAdapter",
+    "MissingModalityEmbedding",
     "MultiHeadProjector",
     "MultimodalDecoder",
     "MultimodalEncoder",
