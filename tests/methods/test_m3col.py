@@ -68,6 +68,13 @@ def test_it_classifies_digits_by_their_strips(tmp_path):
         load_classifier(run.folder)
 
 
+def test_a_run_without_validation_items_is_scored(tmp_path):
+    data, splits = strips()
+    splits = Splits(splits.train, splits.val[:0], splits.test)
+    run = cp.fit(data, "fusion", splits=splits, steps=3, batch_size=64, out=str(tmp_path / "run"), **QUIET)
+    assert {"accuracy", "knn:left"} <= set(run.scores)
+
+
 def test_the_loss_is_the_sum_of_its_parts():
     method, batch = at(0.9, make(M3CoL, weight=0.3)).eval(), batch_of()
     z, labels = method.embed(batch), batch["label"]

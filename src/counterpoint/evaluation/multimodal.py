@@ -296,7 +296,7 @@ def _classified(test: SharedSpace, query: str, names: np.ndarray, vectors: np.nd
 
 def _alone(train: SharedSpace, val: SharedSpace, test: SharedSpace, seed: int, result: Evaluation) -> None:
     for name in test.vectors:
-        keeps = [part.present[name] for part in (train, val, test)]
+        keeps = [part.present.get(name, np.zeros(0, bool)) for part in (train, val, test)]  # there may be no val
         if min(int(keep.sum()) for keep in (keeps[0], keeps[2])) < 2:
             continue
         sets = [

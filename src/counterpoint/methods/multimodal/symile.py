@@ -30,7 +30,7 @@ class Symile(Multimodal):
             dimensions, so that CLIP's 100 may be too small; the official code has no bound.
         missing: ``"learn"``: where an item lacks a modality, a learned vector takes the place of its embedding, and the
             item stays (in the official code a placeholder and a flag enter the encoder, which come to the same vector
-            for all items); ``"drop"`` leaves out items that lack any.
+            for all items); ``"drop"`` leaves out items that lack any, which can be better where data are few.
 
     Reference: arXiv 2411.01053; official code: rajesh-lab/symile.
     """
