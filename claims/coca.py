@@ -2,23 +2,25 @@
 
 *Digits.* Two of scikit-learn's digits side by side, 8 x 16 pixels, with a sentence that names both in one of two forms:
 "three before five", or "five comes right after three". Train, validation and test pairs are drawn from different
-digits: 1,200, 200 and 397 of them. The image encoder is a transformer of two layers, 48 wide, over patches of 4 x 4; 4
-image tokens go to the decoder; each half of it has one layer. 700 steps of 64 pairs for each arm.
+digits: 1,200, 200 and 397 of them. 4 image tokens go to the decoder; each half of it has one layer, 48 wide. Two image
+encoders: a transformer of two layers, 48 wide, over patches of 4 x 4, which 500 steps of 64 pairs leave half way; and a
+ConvNet, which 300 bring near the end of what there is to learn.
 
 * *captions*: joint training against captions alone; the share of test pairs of which the greedy caption, in either
   form, names both digits in their order. No worse than by 0.05.
 * *zero-shot*: joint training against contrast alone; the share of test pairs nearest to their own among the 100
   sentences of the first form. No worse than by 0.02.
-* *overhead*: seconds of a step of joint training over those of captions alone, the two measured in turn; the baseline
-  is the bound, 1.3.
+* *overhead*: seconds of a step of joint training over those of captions alone, the two measured in turn, with the
+  transformer; the baseline is the bound, 1.3.
 
-*Emoji.* 64 x 64 pictures at half that size with their names, a ConvNet, texts of two layers; 400 steps of 128. Names of
+*Emoji.* 64 x 64 pictures at half that size with their names, a ConvNet, texts of two layers; 200 steps of 64. Names of
 test emoji have not been seen, so captions are scored by the tokens foreseen: joint against captions alone, no worse
 than by 0.02; and retrieval, among the 10 nearest, joint against contrast alone, no worse than by 0.02.
 
-Written down before it was run. All arms have the same learning rate, 3e-3, chosen on the validation pairs of seed 0 for
-the joint model out of 1e-3 and 3e-3; weights 2 and 1 are the paper's. A run that two settings ask for is trained once,
-as long as one process does it all.
+Written down before any arm but the joint one was trained. All arms have one learning rate, 3e-3, the better for the
+joint model on validation pairs of seed 0 with the transformer out of 1e-3 and 3e-3; steps were chosen by their time and
+by the joint model alone. Weights 2 and 1 are the paper's. A run that two settings ask for is trained once, as long as
+one process does it all.
 """
 
 from __future__ import annotations
@@ -43,22 +45,26 @@ PARTS = {"train": (0, 1200, 20_000), "val": (1200, 1400, 500), "test": (1400, 17
 JOINT, CAPTIONS, CONTRAST = (2.0, 1.0), (2.0, 0.0), (0.0, 1.0)
 QUIET = {"progress": False, "report": False, "monitor": 0, "overwrite": True}
 METRICS = ["zero_shot", "pair_recall@10", "caption_tokens"]
+SHARED: dict[str, Any] = {"batch_size": 64, "lr": 3e-3, "precision": "32"}
+VIT = {"name": "vit_tiny_patch16_224", "patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 4}
+SENTENCES = {"name": "transformer", "width": 48, "depth": 1, "heads": 4}
 FITS: dict[str, dict[str, Any]] = {
     "digits": {
-        "steps": 700,
-        "batch_size": 64,
-        "lr": 3e-3,
-        "encoders": {
-            "image": {"name": "vit_tiny_patch16_224", "patch_size": 4, "embed_dim": 48, "depth": 2, "num_heads": 4},
-            "text": {"name": "transformer", "width": 48, "depth": 1, "heads": 4},
-        },
+        "steps": 500,
+        "encoders": {"image": VIT, "text": SENTENCES},
+        "options": {"n_queries": 4, "dim": 48},
+    },
+    "digits-convnet": {
+        "steps": 300,
+        "encoders": {"image": {"name": "convnet", "widths": [16, 32, 64]}, "text": SENTENCES},
         "options": {"n_queries": 4, "dim": 48},
     },
     "emoji": {
-        "steps": 400,
-        "batch_size": 128,
-        "lr": 3e-3,
-        "encoders": {"text": {"name": "transformer", "width": 128, "depth": 2, "heads": 4}},
+        "steps": 200,
+        "encoders": {
+            "image": {"name": "convnet", "widths": [16, 32, 64, 128]},
+            "text": {"name": "transformer", "width": 64, "depth": 2, "heads": 4},
+        },
         "options": {"n_queries": 16, "dim": 128},
         "image": "image",
         "text": "name",
@@ -111,8 +117,8 @@ def trained(data: str, weights: tuple[float, float], seed: int, folder: Path, ro
 
 @cache
 def _trained(data: str, weights: tuple[float, float], seed: int, base: Path, root: str | None) -> Evaluation:
-    how = dict(FITS[data])
-    dataset: Any = two_digits(seed) if data == "digits" else str(_emoji(root))
+    how = {**SHARED, **FITS[data]}
+    dataset: Any = str(_emoji(root)) if data == "emoji" else two_digits(seed)
     options = {**how.pop("options"), "w_caption": weights[0], "w_contrastive": weights[1]}
     try:
         run = cp.fit(
@@ -123,7 +129,7 @@ def _trained(data: str, weights: tuple[float, float], seed: int, base: Path, roo
         raise DataMissing(str(error)) from error
     found = run.evaluation
     assert found is not None
-    if data == "digits" and weights[0]:
+    if data != "emoji" and weights[0]:
         test = dataset[np.load(run.folder / "splits.npz")["test"]]
         written = run.model().generate(test["image"], "greedy")  # type: ignore[operator]
         hits = np.array([named(text) for text in written]) == test["label"].numpy()
@@ -147,7 +153,7 @@ def arm(data: str, weights: tuple[float, float], name: str) -> Callable[..., Eva
     def measure(seed: int, folder: Path, root: str | None = None) -> Evaluation:
         return trained(data, weights, seed, folder, root)
 
-    measure.__name__ = measure.__qualname__ = f"{name}_on_{data}"
+    measure.__name__ = measure.__qualname__ = f"{name}_on_{data.replace('-', '_')}"
     return measure
 
 
@@ -156,7 +162,7 @@ def overhead(seed: int, folder: Path) -> dict[str, float]:
     from counterpoint.experiments.towers import make_towers
     from counterpoint.methods.multimodal.coca import CoCa
 
-    dataset, how = two_digits(seed), FITS["digits"]
+    dataset, how = two_digits(seed), {**SHARED, **FITS["digits"]}
     torch.manual_seed(seed)
     train = np.arange(PARTS["train"][2])
     methods = [
@@ -187,11 +193,11 @@ def setting(name: str, data: str, metric: str, rival: tuple[float, float], slack
     title = "captions_alone" if rival == CAPTIONS else "contrast_alone"
     return Setting(
         name=f"{name}-{data}",
-        data=data,
+        data=data.partition("-")[0],
         metric=metric,
         arms={"method": arm(data, JOINT, "joint"), "baseline": arm(data, rival, title)},
         at_least=-slack,
-        needs="" if data == "digits" else NEEDS,
+        needs=NEEDS if data == "emoji" else "",
         notes=f"{notes} The same towers, steps, batches and learning rate; no worse than by {slack}",
     )
 
@@ -217,6 +223,8 @@ CLAIM = Claim(
             higher_is_better=False,
             notes="Seconds of a step of joint training over one of captions alone, against 1.3",
         ),
+        setting("captions", "digits-convnet", "pair_written", CAPTIONS, 0.05, "Joint training against captions alone."),
+        setting("zero-shot", "digits-convnet", "zero_shot", CONTRAST, 0.02, "Joint training against contrast alone."),
         setting("tokens", "emoji", "caption_tokens", CAPTIONS, 0.02, "Joint training against captions alone."),
         setting("retrieval", "emoji", "pair_recall@10", CONTRAST, 0.02, "Joint training against contrast alone."),
     ],
