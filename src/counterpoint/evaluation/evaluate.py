@@ -84,6 +84,7 @@ DESCRIPTIONS = {
 
 OF_MODALITIES = (
     *("pair_recall@1", "pair_recall@5", "pair_recall@10", "zero_shot", "transfer", "completion"),
+    *("compositional", "compositional_blind"),
     *("gap_distance", "gap_separability", "pair_cosine"),
 )
 """Scores that :func:`evaluate` does not give: those between modalities, of :func:`evaluate_modalities`."""
