@@ -61,7 +61,9 @@ def test_a_run_with_gaps_is_whole(tmp_path):
         data, "symile", out=str(tmp_path / "run"), splits=splits, epochs=2, batch_size=64, progress=False, threads=1
     )
     assert {"completion", "completion:first", "completion:sum", "pair_recall@1"} <= set(run.scores)
-    assert "Completion" in (run.folder / "report.html").read_text()
+    page = (run.folder / "report.html").read_text()
+    assert "Completion" in page
+    assert "is guessed right from the other two modalities" in page
     model = Run(run.folder).model()
     vectors = [fill.vector for fill in model.placeholders.values()]
     assert len({tuple(vector.tolist()) for vector in vectors}) == 3

@@ -134,6 +134,11 @@ def _summary(run: Run) -> str:
         explained = f" and explains {scores['r2']:.0%} of its variance" if scores.get("r2", 0) > 0 else ""
         missed = number(scores["mae"])
         return f"A linear regression on the frozen embeddings misses the target by {missed} on average{explained}."
+    guessed = {name.partition(":")[2]: scores[name] for name in scores if name.startswith("completion:")}
+    if guessed and max(guessed.values()) > scores.get("pair_recall@1", 0.0):  # pairs are not all that it sees
+        name = max(guessed, key=lambda one: guessed[one])
+        others = "two" if len(guessed) == 3 else str(len(guessed) - 1)
+        return f"For {guessed[name]:.1%} of the test items, {name} is guessed right from the other {others} modalities."
     if "pair_recall@1" in scores:
         told = f"{scores['pair_recall@1']:.1%} of the test items find their own in another modality as the nearest"
         if "zero_shot" in scores:
