@@ -86,6 +86,23 @@ METRICS: dict[str, Metric] = {
         "Gap, separability", "Accuracy of a linear classifier that tells modalities apart; 0.5 is no gap.", False
     ),
     "pair_cosine": Metric("Pair cosine", "Mean cosine between two modalities of one item.", None),
+    "caption_exact": Metric(
+        "Captions, exact", "Share of test items of which the caption that was written is one of their own."
+    ),
+    "caption_tokens": Metric(
+        "Captions, tokens", "Share of the tokens of an item's own caption that are foreseen, those before them shown."
+    ),
+    "bleu_1": Metric(
+        "BLEU-1", "How many of the written words the items' own captions have, times a penalty for short ones."
+    ),
+    "bleu_4": Metric(
+        "BLEU-4", "The same of runs of one to four words, over all test items; 0 where no run of four is right."
+    ),
+    "cider": Metric(
+        "CIDEr-D",
+        "How alike written captions are to the items' own, from 0 to 10; words that many items have count "
+        "little, and a caption of fewer than four words cannot reach 10.",
+    ),
     "alignment": Metric(
         "Alignment", "Mean squared distance between two views of one item on the unit sphere; lower is tighter.", False
     ),
