@@ -60,6 +60,7 @@ def refusal(kind: type[nn.Module]) -> str | None:
         return f"it is called with {', '.join(names)}, which are not embeddings of views"
     after = list(inspect.signature(kind.forward).parameters.values())[2:] if names[:1] == ["z"] else []
     more = [p.name for p in after if p.default is p.empty and p.name != "index"]
+    more += [name for name in names if name in ("neg_text", "logits")]  # of captions: rewrites, and a decoder's output
     if more:
         return f"it is called with {', '.join(more)} too, which views alone do not have"
     given = inspect.signature(kind).parameters.items()

@@ -187,7 +187,6 @@ def evaluate_towers(
         from counterpoint.experiments.writing import with_captions
 
         evaluation = with_captions(evaluation, method, dataset, splits.test, seed, metrics)
-    return evaluation, _figures(evaluation, spaces, seed, fused is None)
     evaluation, tables = with_composition(evaluation, method, dataset, splits, metrics)
     return evaluation, [*_figures(evaluation, spaces, seed, fused is None), *tables]
 
