@@ -61,20 +61,20 @@ def clip(tmp_path_factory):
     return cp.fit(digits(), "clip", out=str(out), epochs=12, options={"dim": 32}, encoders=encoders, **QUIET).folder
 
 
-def close(clip, name, data=None, epochs=12, **options):
+def close(clip, name, data=None, epochs=12, evaluate=False, **options):
     return cp.fit(
         data or digits(), "close", encoder=str(clip), out=str(clip.parent / name), epochs=epochs, batch_size=64,
-        lr=5e-3, evaluate=False, options={**SMALL, "dropout": 0.0, **options}, **QUIET,
+        lr=5e-3, evaluate=evaluate, options={**SMALL, "dropout": 0.0, **options}, **QUIET,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def run(clip):
-    return close(clip, "close")
+    return close(clip, "close", evaluate=True)
 
 
 def right(model, data, indices):
-    said, references = model.written(data, indices)
+    said, references = model.answers(data, indices)
     return np.mean([text in each for text, each in zip(said, references, strict=True)])
 
 
@@ -88,8 +88,13 @@ class TestTraining:
         untrained = CLOSE(run.encoder(), **SMALL).eval()
         assert right(untrained, data, test) < 0.2
 
+    def test_captions_are_scored(self, run):
+        test = np.load(run.folder / "splits.npz")["test"]
+        assert run.scores["caption_exact"] == pytest.approx(right(run.model(), digits(), test), abs=0.01)
+        assert run.scores["bleu_1"] > run.scores["caption_exact"]
+
     def test_what_is_found_out_is_drawn(self, run):
-        said, curve = run.findings
+        said, curve = run.findings[-2:]
         assert isinstance(said, Captions)
         assert said.columns == ["about the image", "about its text", "right"]
         assert said.images.shape[1:3] == (8, 8)
@@ -114,16 +119,19 @@ class TestTraining:
         data = pair(
             {"image": images, "text": plain.texts("text"), "claim": claim}, labels=labels, classes=["no", "yes"]
         )
-        run = close(clip, "entailment", data, epochs=2, target="label", question="claim", adapter="linear")
-        assert run.findings[0].columns == ["question", "about the image", "about its text", "right"]
+        run = close(
+            clip, "entailment", data, epochs=2, evaluate=True, target="label", question="claim", adapter="linear"
+        )
+        assert "caption_exact" not in run.scores  # names of classes are no captions
+        assert run.findings[-2].columns == ["question", "about the image", "about its text", "right"]
         model = run.model()
         assert model.labels == ["no", "yes"]
         assert model.writer.tokenizer.unk not in model.writer.tokenizer.encode(["its number is even odd yes"])[0]
         assert not torch.equal(model.adapter.weight, torch.eye(32))  # what was estimated is kept with the run
-        references = model.written(data, np.arange(8))[1]
+        references = model.answers(data, np.arange(8))[1]
         assert [each[0] for each in references] == [["no", "yes"][int(data.labels[i])] for i in range(8)]
         with pytest.raises(ValueError, match=r"^questions: this model was trained with the question 'claim'"):
-            model.write(data[[0]]["image"])
+            model.say(data[[0]]["image"])
 
     def test_an_untrained_encoder_is_refused(self):
         encoder = towers()
@@ -253,6 +261,16 @@ class TestEstimation:
 def test_refusals(options, told):
     with pytest.raises(ValueError, match=f"^{told}"):
         make(**options)
+
+
+def test_what_is_to_be_scored():
+    read = batch(answer=["yes", "no"], query=["is it even", "is it even"])
+    method = make(target="answer", question="query").eval()
+    assert (method.written, make().written) == ("answer", "text")
+    assert method.write(read) == method.say(read["image"], read["query"])
+    assert method.write({**read, "query": ["is it even", ""]}) is None
+    assert method.write({**read, "answer": ["", "no"]}) is None
+    assert make(target="label", names=["no", "yes"]).write(read) is None
 
 
 def test_what_a_batch_must_hold():

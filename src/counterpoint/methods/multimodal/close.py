@@ -241,7 +241,7 @@ class CLOSE(Multimodal):
         owner = torch.tensor([item for item, some in enumerate(lists) for _ in some], device=vectors.device)
         return mean_of_texts(vectors, owner, len(lists))
 
-    def write(
+    def say(
         self,
         inputs: Any,
         questions: Sequence[str] | None = None,
@@ -272,6 +272,24 @@ class CLOSE(Multimodal):
             return self.writer.generate(x, questions, beams or self.beams, length or self.length, **options)
         finally:
             self.train(training)
+
+    @property
+    def written(self) -> str:
+        """The modality of texts that what it writes stands beside."""
+        return self.text if self.target in (None, "label") else str(self.target)
+
+    def write(self, batch: Mapping[str, Any]) -> list[str] | None:
+        """What it says about the images of a batch, to be scored beside the texts of :attr:`written`.
+
+        ``None`` where there is nothing to compare with: it writes names of classes, or an item lacks a target or a
+        question.
+        """
+        if self.target == "label" or self.written not in batch:
+            return None
+        asked = None if self.question is None else [_several(value)[:1] for value in batch[self.question]]
+        if not all(map(_several, batch[self.written])) or (asked is not None and not all(asked)):
+            return None
+        return self.say(batch[self.image], None if asked is None else [each[0] for each in asked])
 
     def examples(self, batch: Mapping[str, Any], drawn: bool = True) -> Example:
         """The items of a batch that have all that is needed, with what stands for them and what is to be written.
@@ -370,7 +388,7 @@ class CLOSE(Multimodal):
             )
         self.adapter.adopt(fit_adapters(torch.cat(texts), torch.cat(images)))
 
-    def written(self, dataset: Any, indices: Any, source: str = "image") -> tuple[list[str], list[tuple[str, ...]]]:
+    def answers(self, dataset: Any, indices: Any, source: str = "image") -> tuple[list[str], list[tuple[str, ...]]]:
         """What is written about items that have image, text and whatever else is needed, and what should be.
 
         Args:
@@ -382,7 +400,7 @@ class CLOSE(Multimodal):
             M texts, and for each of them the right ones, as the language model would write them.
         """
         images, texts, targets, questions = self._whole(dataset, indices)
-        said = self.write(images if source == "image" else texts, questions, source) if targets else []
+        said = self.say(images if source == "image" else texts, questions, source) if targets else []
         return said, [tuple(map(self._spelled, each)) for each in targets]
 
     def _whole(self, dataset: Any, indices: Any) -> tuple[Any, Any, list[tuple[str, ...]], list[str] | None]:
@@ -407,7 +425,7 @@ class CLOSE(Multimodal):
 
     def _said(self, images: Any, texts: Any, targets: Any, questions: list[str] | None) -> Captions:
         """What is written about test items, beside what should be."""
-        seen, read = self.write(images, questions), self.write(texts, questions, "text")
+        seen, read = self.say(images, questions), self.say(texts, questions, "text")
         right = [set(map(self._spelled, each)) for each in targets]
         shares = [np.mean([text in each for text, each in zip(said, right, strict=True)]) for said in (seen, read)]
         some = np.linspace(0, len(seen) - 1, min(len(seen), _SHOWN)).round().astype(int)
