@@ -152,7 +152,7 @@ def write(adapter: str, seed: int, folder: Path) -> Evaluation:
     )  # fmt: skip
     model: Any = run.model()
     test = np.load(run.folder / "splits.npz")["test"]
-    said, right = model.written(data, test)
+    said, right = model.answers(data, test)
     hits = np.array([text in each for text, each in zip(said, right, strict=True)], np.float32)
     return Evaluation({"caption_exact": float(hits.mean())}, {"caption_exact": hits})
 
