@@ -189,3 +189,12 @@ def test_columns_that_cannot_be_read(table, asked, message, tmp_path):
 def test_an_array_has_no_columns():
     with pytest.raises(ValueError, match=r"data\.pair"):
         load(np.eye(3), text="caption")
+
+
+def test_all_texts_of_all_items():
+    data = pair({"vector": np.ones((4, 2)), "text": [["a", "b"], None, "c", ["d"]]})
+    assert data.all_texts("text") == ["a", "b", "c", "d"]
+    assert data.subset([3, 0]).all_texts("text") == ["d", "a", "b"]
+    assert pair({"vector": np.ones((2, 2)), "text": ["a", "b"]}).all_texts("text") == ["a", "b"]
+    with pytest.raises(ValueError, match=r"^all_texts: 'vector' holds vectors"):
+        data.all_texts("vector")

@@ -16,6 +16,7 @@ from counterpoint.mining import CaptionNegatives, read_negatives
 from counterpoint.mining.captions import KINDS
 from counterpoint.objectives import HardNegativeCLIPLoss
 from counterpoint.objectives.inputs import normalize
+from counterpoint.pairwise import gather_labels
 
 
 class Rewritten(NamedTuple):
@@ -86,14 +87,16 @@ class NegCLIP(Multimodal):
         self.foils = CaptionNegatives(captions, self.foils.count, self.foils.kinds, given=given)
 
     def rewritten(self, view: View, batch: dict[str, Any]) -> Rewritten | None:
-        """The pairs of a view with their negatives; ``None`` where no item has both image and text."""
+        """The pairs of a view with their negatives; ``None`` where no item has both, of a process or at all."""
         images: Any = view[self.image]
         texts: Any = view[self.text]
         if not all(isinstance(text, str | tuple | list) for text in texts):
             raise ValueError(f"views: {type(self).__name__} makes negatives of texts, and the view holds none")
         there = self.both(batch, self.image, self.text)
         rows = list(range(len(texts))) if there is None else there.nonzero()[:, 0].tolist()
-        if not rows:
+        counts = gather_labels(torch.tensor([len(rows)], device=self.device))
+        assert counts is not None
+        if not int(counts.min()):
             return None
         captions = [first_text(texts[row]) for row in rows]
         true = [batch.get(self.text, texts)[row] for row in rows]  # of several captions the others are true as well
@@ -121,7 +124,7 @@ class NegCLIP(Multimodal):
     def loss(self, views: Sequence[View], batch: dict[str, Any]) -> Tensor:
         pairs = self.rewritten(views[0], batch)
         if pairs is None:
-            return 0 * self.scale()
+            return self.nothing({})
         image, text, negatives = self.vectors(self.encoder, pairs)
         self._tell(image, text, negatives, pairs.mask)
         return self.contrast(image, text, negatives, pairs)
