@@ -18,6 +18,7 @@ DeGLA's weights are the official script's; its distillation, a sum over the batc
 The teacher's decay is 0.99 a step instead of the script's 0.9996, which is meant for a training of thousands of steps:
 here it would leave the teacher where it began. Optimiser and learning rate are the library's defaults in all arms. What
 a stronger distillation does was seen on seed 0 before: as for 256 pairs it keeps more (0.99) and learns less (0.71).
+All arms of seed 0 were seen as they are now too, so the claim is measured on seeds 1 to 5, of which none was looked at.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ PRETRAINING, TUNING, BATCH = 400, 150, 128  # steps, steps, items
 ENCODERS = {"image": {"name": "mlp", "widths": [256, 128]}, "text": {"name": "transformer", "width": 64}}
 REWRITES = {"kinds": ["swap_nouns", "replace_relations", "replace_nouns"], "count": 4}
 OPTIONS: dict[str, dict[str, Any]] = {"clip": {"dim": 64}, "negclip": REWRITES, "degla": {**REWRITES, "decay": 0.99}}
+SEEDS = (1, 2, 3, 4, 5)
 QUIET = {"progress": False, "report": False, "monitor": 0, "evaluate": False, "overwrite": True, "threads": 1}
 
 
@@ -170,6 +172,7 @@ def setting(name: str, metric: str, method: Any, baseline: Any, at_least: float,
         metric=metric,
         arms={"method": method, "baseline": baseline},
         at_least=at_least,
+        seeds=SEEDS,
         notes=f"{notes} Both go on from the same pre-trained model of the seed.",
     )
 
