@@ -65,6 +65,12 @@ def test_items_without_a_modality_take_no_part():
     torch.testing.assert_close(method.loss([batch], batch), by_hand(z["a"][some], z["b"][some], method.scale()))
     batch["b"][2] = 1e3  # whatever the placeholder
     torch.testing.assert_close(method.loss([batch], batch), by_hand(z["a"][some], z["b"][some], method.scale()))
+    method.train()  # nor may a placeholder enter the statistics of a batch
+    losses = []
+    for placeholder in (0.0, 1e3):
+        batch["b"][2] = placeholder
+        losses.append(method.loss([batch], batch))
+    torch.testing.assert_close(*losses, rtol=0, atol=0)
 
 
 def test_a_batch_without_any_pair_has_no_loss_and_no_gradient():

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from counterpoint.views.pipeline import Views
 from counterpoint.views.pipelines import names as known_names
 from counterpoint.views.pipelines import resolve
 
@@ -104,6 +103,3 @@ def _of_every_kind(spec: Any, kinds: Mapping[str, str]) -> Any:
         return spec
     having = [key for key, kind in kinds.items() if kind in WITH_VIEWS and name in known_names(kind)]
     return {key: spec for key in having} if having else spec
-
-
-__all__ = ["ModalityViews", "Views", "resolve_each"]

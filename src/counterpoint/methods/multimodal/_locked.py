@@ -86,7 +86,7 @@ class Locked(Multimodal):
         for name in self.names:
             if name == self.locked or name not in view:
                 continue
-            trained, there = self.encoder.towers[name](view[name]), self.both(batch, self.locked, name)
+            trained, there = self.embed_one(name, view, batch), self.both(batch, self.locked, name)
             keep: Any = slice(None) if there is None or bool(there.all()) else there
             found = Meeting(locked[keep], trained[keep], features[keep])
             if self._enough(found.trained):

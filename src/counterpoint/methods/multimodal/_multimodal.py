@@ -109,17 +109,16 @@ class Multimodal(Method):
 
         So no placeholder enters batch statistics. Where a single item has it, of which there are none, all are seen.
         """
-        found = {}
-        for name in self.names:
-            there, tower = self.both(batch, name), self.encoder.towers[name]
-            if there is None or bool(there.all()):
-                found[name] = tower(view[name])
-                continue
-            rows = there.nonzero()[:, 0]
-            some = _rows(view[name], rows) if len(rows) > 1 else view[name]
-            z = tower(some)
-            found[name] = z.new_zeros(len(there), z.shape[1]).index_put((rows,), z if len(rows) > 1 else z[rows])
-        return found
+        return {name: self.embed_one(name, view, batch) for name in self.names}
+
+    def embed_one(self, name: str, view: View, batch: Mapping[str, Any]) -> Tensor:
+        """(B, D) of one modality, as :meth:`embed_present` has it."""
+        there, tower = self.both(batch, name), self.encoder.towers[name]
+        if there is None or bool(there.all()):
+            return tower(view[name])
+        rows = there.nonzero()[:, 0]
+        z = tower(_rows(view[name], rows) if len(rows) > 1 else view[name])
+        return z.new_zeros(len(there), z.shape[1]).index_put((rows,), z if len(rows) > 1 else z[rows])
 
     def make_views(self, batch: dict[str, Any]) -> Sequence[Any]:
         with torch.autocast(self.device.type, enabled=False):

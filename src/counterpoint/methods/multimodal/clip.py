@@ -44,7 +44,7 @@ class CLIP(Multimodal):
         self.objective = GroupInfoNCE(temperature)
 
     def loss(self, views: Sequence[Any], batch: dict[str, Any]) -> Tensor:
-        z = self.embed(views[0])
+        z = self.embed_present(views[0], batch)
         terms = [self.objective(x, y, scale=self.scale()) for _, _, x, y in self.pairs(z, batch)]
         return torch.stack(terms).sum() if terms else self.nothing(z)
 

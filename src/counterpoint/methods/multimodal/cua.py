@@ -81,7 +81,7 @@ class CUA(Multimodal):
         self.register_buffer("mapped", torch.tensor(initial_gap is None))
 
     def loss(self, views: Sequence[View], batch: dict[str, Any]) -> Tensor:
-        z = self.embed(views[0])
+        z = self.embed_present(views[0], batch)
         terms = [self.objective(x, y, scale=self.scale()) for _, _, x, y in self.pairs(z, batch)]
         return torch.stack(terms).sum() if terms else self.nothing(z)
 
