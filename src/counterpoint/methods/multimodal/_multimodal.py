@@ -117,7 +117,7 @@ class Multimodal(Method):
         if there is None or bool(there.all()):
             return tower(view[name])
         rows = there.nonzero()[:, 0]
-        z = tower(_rows(view[name], rows) if len(rows) > 1 else view[name])
+        z = tower(some_rows(view[name], rows) if len(rows) > 1 else view[name])
         return z.new_zeros(len(there), z.shape[1]).index_put((rows,), z if len(rows) > 1 else z[rows])
 
     def make_views(self, batch: dict[str, Any]) -> Sequence[Any]:
@@ -191,5 +191,6 @@ class Multimodal(Method):
         return figures(self, dataset, indices)
 
 
-def _rows(x: Any, rows: Tensor) -> Any:
+def some_rows(x: Any, rows: Tensor) -> Any:
+    """Rows (M,) of a tensor or of a list."""
     return x[rows] if isinstance(x, Tensor) else [x[at] for at in rows.tolist()]

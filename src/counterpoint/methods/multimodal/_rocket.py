@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from counterpoint.encoders import EMA, MultimodalEncoder, mlp_head
 from counterpoint.methods.base import Recipe
-from counterpoint.methods.multimodal._multimodal import LogitScale, Multimodal, View
+from counterpoint.methods.multimodal._multimodal import LogitScale, Multimodal, View, some_rows
 from counterpoint.objectives import MultiViewCLIP
 from counterpoint.objectives.inputs import normalize
 
@@ -97,11 +97,13 @@ class Rocket(Multimodal):
         return found
 
     def loss(self, views: Sequence[View], batch: dict[str, Any]) -> Tensor:
-        there = self.both(batch, *self.names)
-        features = self.look(self.encoder, views)
-        h = kept(features, there)
-        if not self._enough(h[self.names[0]][0]):
-            return self.nothing({name: each[0] for name, each in features.items()})
+        there, items = self.both(batch, *self.names), len(views[0][self.names[0]])
+        rows = torch.arange(items, device=self.device) if there is None else there.nonzero()[:, 0]
+        if not self._enough(rows):
+            return self.nothing({})
+        if len(rows) < items:  # so that no placeholder enters the statistics of a batch
+            views = [{name: some_rows(view[name], rows) for name in self.names} for view in views]
+        h = self.look(self.encoder, views)
         a, b = self.names
         z = {name: self.encoder.towers[name].head(h[name][0]) for name in self.names}
         local = {name: [self.local(name, each) for each in h[name][1:]] for name in self.names}
@@ -109,17 +111,16 @@ class Rocket(Multimodal):
             self.watch_batch(z[a], z[b])
         second = self.scale if self.local_scale is None else self.local_scale
         clip = self.objective(z[a], z[b], local[a], local[b], self.scale(), second())
-        extra = self.companion(h, local, views, there)
+        extra = self.companion(h, local, views)
         return clip if extra is None else clip + extra
 
-    def companion(self, h: Features, local: Features, views: Sequence[View], there: Tensor | None) -> Tensor | None:
+    def companion(self, h: Features, local: Features, views: Sequence[View]) -> Tensor | None:
         """What is added to the loss: of features and local embeddings of the pairs that are complete. Nothing here.
 
         Args:
             h: of each modality the features (B', F) of each view.
             local: of each modality the local embeddings (B', D) of each local view.
-            views: as for :meth:`loss`.
-            there: which B' of the B pairs of the views these are; ``None``: all.
+            views: of those pairs alone.
         """
         return None
 
@@ -135,7 +136,8 @@ class Rocket(Multimodal):
         found = list(super().findings(dataset, indices))
         batch = _on(dataset[indices], self.device)
         there = self.both(batch, *self.names)
-        h = kept({name: [each] for name, each in self.encoder.features(batch).items()}, there)
+        features = self.encoder.features(batch)
+        h = {name: [each if there is None else each[there]] for name, each in features.items()}
         if len(h[self.names[0]][0]) < 2:
             return found
         lines = {name: [] for name in self.names}  # type: dict[str, list[float]]
@@ -167,11 +169,11 @@ class WithTeacher(Rocket):
         self.teacher = EMA(_Model(self.encoder, nn.ModuleDict({name: self.projector[name] for name in heads})))
 
     @torch.no_grad()
-    def targets(self, views: Sequence[View], there: Tensor | None) -> tuple[Features, Any]:
+    def targets(self, views: Sequence[View]) -> tuple[Features, Any]:
         """The teacher's features of the complete pairs in each view, and the teacher itself."""
         assert self.teacher is not None
         model: Any = self.teacher.teacher
-        return kept(self.look(model.encoder, views), there), model
+        return self.look(model.encoder, views), model
 
     def after_step(self) -> None:
         super().after_step()
@@ -184,13 +186,6 @@ class _Model(nn.Module):
     def __init__(self, encoder: MultimodalEncoder, heads: nn.ModuleDict) -> None:
         super().__init__()
         self.encoder, self.heads = encoder, heads
-
-
-def kept(features: Mapping[str, list[Tensor]], there: Tensor | None) -> Features:
-    """The rows that are there of all features."""
-    if there is None or bool(there.all()):
-        return dict(features)
-    return {name: [h[there] for h in each] for name, each in features.items()}
 
 
 @contextmanager

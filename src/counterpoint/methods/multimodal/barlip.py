@@ -60,6 +60,6 @@ class BarLIP(Rocket):
             self.projector[f"barlow_{name}"] = self.new_head(name, deep, width, 3, last_norm="affine")
         self.barlow = CrossModalBarlow(lambda_, weight)
 
-    def companion(self, h: Features, local: Features, views: Sequence[View], there: Tensor | None) -> Tensor:
+    def companion(self, h: Features, local: Features, views: Sequence[View]) -> Tensor:
         image, text = ([self.projector[f"barlow_{name}"](each) for each in h[name]] for name in self.names)
         return self.barlow(image, text)

@@ -59,10 +59,10 @@ class SiamLIP(WithTeacher):
             self.projector[f"predictor_{name}"] = mlp_head(companion_dim, deep, companion_dim)
         self.prediction = CrossModalPrediction()
 
-    def companion(self, h: Features, local: Features, views: Sequence[View], there: Tensor | None) -> Tensor:
+    def companion(self, h: Features, local: Features, views: Sequence[View]) -> Tensor:
         v = [[self.projector[f"siam_{name}"](each) for each in h[name]] for name in self.names]
         p = [[self.projector[f"predictor_{name}"](z) for z in of] for name, of in zip(self.names, v, strict=True)]
         if self.teacher is not None:
-            taught, model = self.targets(views, there)
+            taught, model = self.targets(views)
             v = [[model.heads[f"siam_{name}"](each) for each in taught[name]] for name in self.names]
         return self.prediction(*p, *v)

@@ -98,7 +98,7 @@ class SwALIP(WithTeacher):
     def defaults_for(cls, items: int) -> dict[str, Any]:
         return {"prototypes": min(3000, max(8, items // 40))}
 
-    def companion(self, h: Features, local: Features, views: Sequence[View], there: Tensor | None) -> Tensor:
+    def companion(self, h: Features, local: Features, views: Sequence[View]) -> Tensor:
         if self.form == "batch":
             if len(views) < 3:
                 raise ValueError(
@@ -110,7 +110,7 @@ class SwALIP(WithTeacher):
             return self.weight * self.swap(local[a], local[b], scale())
         codes = None
         if self.teacher is not None:
-            taught, model = self.targets(views[:1], there)
+            taught, model = self.targets(views[:1])
             codes = self._scores(model.heads, taught)
         return self.weight * self.swap(self._scores(self.projector, h), code_scores=codes)
 
