@@ -301,10 +301,16 @@ def test_the_page_is_made_of_the_files_alone(tmp_path):
     page.unlink()
     assert write_results(results).read_bytes() == text
     told_by = text.decode()
+    assert "(results/verdicts.svg)" in told_by
+    assert (results / "verdicts.svg").read_text("utf-8").count("made: accuracy") == 3
     assert "2 hold, 1 fail, 0 are inconclusive" in told_by
     rows = [line for line in told_by.splitlines() if "a \\| b" in line]
     assert [row.split("**")[1] for row in rows] == ["fails", "holds", "holds"]  # 3, 12, B1
     assert "accuracy -0.103 [" in rows[0]
+    assert "| 1 fails |" in rows[0]
+    sections = told_by.split("\n## ")[1:]
+    assert [text.count("| made | made |") for text in sections] == [1, 1, 1]
+    assert "| 0.85 | 0.9533 |" in sections[0]
     (results / "bad.json").write_text('{"verdict": "holds"}')
     with pytest.raises(ValueError, match=r"bad\.json: not the result"):
         write_results(results)

@@ -33,11 +33,11 @@ class Mixtures:
 
     Attributes:
         hardest: int64 (B, N), positions in the bank of the keys with the largest cosines, in any order.
-        first, second: int64 (B, s), positions of the two keys of a type 1 mixture.
+        first, second: int64 (B, s), which two of the N are mixed: type 1.
         alpha: (B, s), the first one's weight, in [0, 1].
-        third: int64 (B, s'), position of the key of a type 2 mixture.
+        third: int64 (B, s'), which of the N is mixed with the query: type 2.
         beta: (B, s'), the query's weight, below 1/2.
-        largest: (B,), the cosine of the hardest key; ``None`` where the rest was not drawn but given.
+        cosines: (B, N), those of the hardest keys; ``None`` where they are not known yet.
     """
 
     hardest: Tensor
@@ -46,7 +46,7 @@ class Mixtures:
     alpha: Tensor
     third: Tensor
     beta: Tensor
-    largest: Tensor | None = None
+    cosines: Tensor | None = None
 
     def points(self, queries: Tensor, negatives: Tensor) -> Tensor:
         """The mixtures (B, s + s', D), unit vectors without a gradient, type 1 first; B (s + s') D numbers.
@@ -56,16 +56,17 @@ class Mixtures:
             negatives: (K, D), raw.
         """
         q, keys = _unit(queries, negatives)
-        q = q.detach()
-        pairs = mix(keys[self.first], keys[self.second], self.alpha.to(q)[:, :, None])
-        mixed = mix(q[:, None], keys[self.third], self.beta.to(q)[:, :, None])
+        first, second, third = (keys[self.hardest.gather(1, which)] for which in (self.first, self.second, self.third))
+        pairs = mix(first, second, self.alpha.to(q)[:, :, None])
+        mixed = mix(q.detach()[:, None], third, self.beta.to(q)[:, :, None])
         return torch.nn.functional.normalize(torch.cat([pairs, mixed], 1), dim=2, eps=_EPS)
 
     def scores(self, queries: Tensor, negatives: Tensor) -> Tensor:
         """Cosines (B, s + s') of each query with its mixtures, as with :meth:`points`, which are not made.
 
-        The gradient is the query's, as of the left factor of the product; the mixtures are constants, also where the
-        query is a part of them. Memory O((B + K) D + B (s + s')).
+        The product with a mixture is the mixture of the products with its keys, which are known once these are found;
+        only lengths remain to be had. The gradient is the query's, as of the left factor of the product; the mixtures
+        are constants, also where the query is a part of them. Memory O((B + K) D + B (N + s + s')).
 
         Args:
             queries: (B, D), raw.
@@ -74,15 +75,16 @@ class Mixtures:
         q, keys = _unit(queries, negatives)
         with torch.autocast(q.device.type, enabled=False):
             alpha, beta = self.alpha.to(q), self.beta.to(q)
-            parts = torch.stack([self.first, self.second], 2), torch.stack([alpha, 1 - alpha], 2)
-            products, lengths = _Combined.apply(q, keys, *parts)
+            products = _Products.apply(q, keys, self.hardest, self.cosines)
+            pairs = mix(products.gather(1, self.first), products.gather(1, self.second), alpha)
+            parts = [self.hardest.gather(1, which) for which in (self.first, self.second)]
+            lengths = _lengths(keys, torch.stack(parts, 2), torch.stack([alpha, 1 - alpha], 2))
             # type 2: the length of the sum follows from that of its parts and their product
-            single = self.third[:, :, None], torch.ones_like(beta)[:, :, None]
-            product, length = _Combined.apply(q, keys, *single)
-            own = (q * q.detach()).sum(1, keepdim=True)
-            square = (beta.square() * own + ((1 - beta) * length).square() + 2 * beta * (1 - beta) * product).detach()
-            mixed = (beta * own + (1 - beta) * product) / square.clamp(min=_EPS**2).sqrt()
-            return torch.cat([products / lengths.clamp(min=_EPS), mixed], 1)
+            product, own = products.gather(1, self.third), (q * q.detach()).sum(1, keepdim=True)
+            length = torch.linalg.vector_norm(keys, dim=1)[self.hardest.gather(1, self.third)]
+            square = mix(beta * own + 2 * (1 - beta) * product, (1 - beta) * length.square(), beta).detach()
+            mixed = mix(own, product, beta) / square.clamp(min=_EPS**2).sqrt()
+            return torch.cat([pairs / lengths.clamp(min=_EPS), mixed], 1)
 
 
 def draw_mixtures(
@@ -137,19 +139,16 @@ def draw_mixtures(
         if not left:
             raise ValueError("exclude: a query has no key left: all of the bank have its number")
         n_hard = min(n_hard, left)
-    found = nearest(q.detach(), keys, n_hard, exclude=exclude, exclude_keys=exclude_negatives, ordered=False)
-    hardest = found[1]
+    cosines, hardest = nearest(q.detach(), keys, n_hard, exclude=exclude, exclude_keys=exclude_negatives, ordered=False)
 
     def drawn(count: int) -> Tensor:
-        where = torch.randint(n_hard, (len(q), count), generator=generator, device=q.device)
-        return hardest.gather(1, where)
+        return torch.randint(n_hard, (len(q), count), generator=generator, device=q.device)
 
     def uniform(count: int) -> Tensor:
         return torch.rand(len(q), count, generator=generator, device=q.device, dtype=q.dtype)
 
     first, second, alpha = drawn(n_pair), drawn(n_pair), uniform(n_pair)
-    largest = found[0].amax(1).to(q.dtype)
-    return Mixtures(hardest, first, second, alpha, drawn(n_query), beta_max * uniform(n_query), largest)
+    return Mixtures(hardest, first, second, alpha, drawn(n_query), beta_max * uniform(n_query), cosines.to(q.dtype))
 
 
 def _unit(queries: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,36 +158,37 @@ def _unit(queries: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
     return normalize(queries), normalize(negatives.detach().to(queries.dtype))
 
 
-class _Combined(torch.autograd.Function):
-    """Products of queries with weighted sums of rows of a table, and the lengths of these, each (B, S).
-
-    The sums are made a cacheful at a time and not kept. The gradient of a query, a weighted sum of the same rows, is
-    one bag of them.
-    """
+class _Products(torch.autograd.Function):
+    """Products (B, N) of queries with rows of a table, as they are where known; the gradient is one bag of rows."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, table: Tensor, index: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        rows, count, parts = index.shape
-        products, lengths = q.new_empty(rows, count), q.new_empty(rows, count)
-        room = _CACHED if q.device.type == "cpu" else _ON_GPU
-        for some in torch.arange(rows).split(max(1, room // max(1, count * q.shape[1]))):
-            part = slice(int(some[0]), int(some[-1]) + 1)
-            bags = index[part].reshape(-1, parts), weight[part].reshape(-1, parts)
-            sums = embedding_bag(bags[0], table, mode="sum", per_sample_weights=bags[1])
-            sums = sums.view(len(some), count, q.shape[1])
-            products[part] = (sums * q[part, None]).sum(2)
-            lengths[part] = torch.linalg.vector_norm(sums, dim=2)
-        ctx.save_for_backward(table, index, weight)
-        ctx.mark_non_differentiable(lengths)
-        return products, lengths
+    def forward(ctx: Any, q: Tensor, table: Tensor, index: Tensor, known: Tensor | None) -> Tensor:
+        ctx.save_for_backward(table, index)
+        if known is not None:
+            return known.to(q)
+        rows = max(1, _room(q) // (index.shape[1] * q.shape[1]))
+        each = zip(q.split(rows), index.split(rows), strict=True)
+        return torch.cat([(table[some] @ part[:, :, None])[:, :, 0] for part, some in each])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, None, None, None]:
-        table, index, weight = ctx.saved_tensors
-        rows, count, parts = index.shape
-        if not count:
-            return table.new_zeros(rows, table.shape[1]), None, None, None
-        weights = (grad[:, :, None] * weight).reshape(rows, count * parts)
-        bags = index.reshape(rows, count * parts)
-        return embedding_bag(bags, table, mode="sum", per_sample_weights=weights), None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        table, index = ctx.saved_tensors
+        return embedding_bag(index, table, mode="sum", per_sample_weights=grad.contiguous()), None, None, None
+
+
+def _lengths(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    """Lengths (B, S) of weighted sums of rows (B, S, parts) of a table, which are made a cacheful at a time."""
+    rows, count, parts = index.shape
+    bags = index.reshape(-1, parts), weight.reshape(-1, parts)
+    some = max(1, _room(table) // table.shape[1])
+    sums = (
+        embedding_bag(one, table, mode="sum", per_sample_weights=share)
+        for one, share in zip(*(part.split(some) for part in bags), strict=True)
+    )
+    lengths = [torch.linalg.vector_norm(vectors, dim=1) for vectors in sums]
+    return torch.cat(lengths).view(rows, count) if rows * count else table.new_zeros(rows, count)
+
+
+def _room(x: Tensor) -> int:
+    return _CACHED if x.device.type == "cpu" else _ON_GPU

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from counterpoint.experiments.claims.define import Claim, overall
 from counterpoint.experiments.claims.files import claims_folder
 from counterpoint.files import atomic, write_json
 from counterpoint.papers.status import VERDICTS, read_json
+from counterpoint.web.verdicts import verdicts
 
 _ORDER = ("fails", "inconclusive", "holds")  # which setting speaks for a claim: the one that says the least for it
+PICTURE = "verdicts.svg"
 _HEADLINE = ("effect", "low", "high", "metric", "data", "date", "commit")
 
 
@@ -79,7 +82,7 @@ def setting_lines(value: dict[str, Any]) -> list[str]:
 
 
 def write_results(folder: str | os.PathLike[str] | None = None, out: str | os.PathLike[str] | None = None) -> Path:
-    """Write ``RESULTS.md`` from the result files of claims.
+    """Write ``RESULTS.md`` from the result files of claims, and beside these the picture that it shows.
 
     The same files give the same page, byte for byte.
 
@@ -98,8 +101,11 @@ def write_results(folder: str | os.PathLike[str] | None = None, out: str | os.Pa
     page = Path(out) if out else (place if folder else claims_folder()).parent / "RESULTS.md"
     values = [_read(file) for file in sorted(place.glob("*.json"))]
     values.sort(key=lambda value: (not value["paper"].isdigit(), value["paper"].zfill(3), value["name"]))
+    shown = [(_paper(value["paper"]), value["settings"]) for value in values]
+    with atomic(place / PICTURE, "w") as file:
+        file.write(verdicts(shown))
     with atomic(page, "w") as file:
-        file.write(_page(values))
+        file.write(_page(values, Path(os.path.relpath(place, page.parent)).as_posix()))
     return page
 
 
@@ -112,7 +118,7 @@ def _read(file: Path) -> dict[str, Any]:
     return {**value, "paper": str(value["paper"])}
 
 
-def _page(values: list[dict[str, Any]]) -> str:
+def _page(values: list[dict[str, Any]], place: str) -> str:
     counts = {verdict: sum(value["verdict"] == verdict for value in values) for verdict in VERDICTS}
     lines = [
         "# Claims, measured",
@@ -122,76 +128,83 @@ def _page(values: list[dict[str, Any]]) -> str:
         "",
         f"{len(values)} measured: {counts['holds']} hold, {counts['fails']} fail, {counts['inconclusive']} are "
         "inconclusive. The effect is method minus baseline in the metric named, over seeds and test items, with its "
-        "95 % interval. A claim fails if it fails on any data, holds only if it holds on all of them, and is "
-        "inconclusive otherwise; data on which it was not run never count for it.",
+        "95 % interval. A claim fails if it fails in any setting, holds only if it holds in all of them, and is "
+        "inconclusive otherwise; a setting that was not run never counts for it. Shown here is the setting that says "
+        "least for the claim.",
         "",
-        "| paper | claim | verdict | data | effect | on these data | seeds | date | commit |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"![Each setting's distance from what its claim asks for]({place}/{PICTURE})",
+        "",
+        *_table(("paper", "claim", "verdict", "settings", "least for it"), [_row(value) for value in values]),
     ]
-    lines += [row for value in values for row in _rows(value)]
     for value in values:
-        lines += ["", *_details(value)]
+        lines += ["", *_details(value, place)]
     return "\n".join(lines) + "\n"
 
 
-def _rows(value: dict[str, Any]) -> list[str]:
-    rows = []
-    for number, entry in enumerate(value["settings"]):
-        first = [_paper(value["paper"]), value["title"], f"**{value['verdict']}**"] if number == 0 else ["", "", ""]
-        if entry["verdict"] == "not run":
-            there = [entry["data"], "", "not run", "", "", ""]
-        else:
-            when = [str(len(entry["seeds"])), entry["date"], entry["commit"]]
-            there = [entry["data"], _effect(entry), f"**{entry['verdict']}**", *when]
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [*first, *there]) + " |")
-    return rows
+def _table(heads: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    cells = [list(heads), ["---"] * len(heads), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
 
 
-def _details(value: dict[str, Any]) -> list[str]:
-    lines = [f"## {_paper(value['paper'])}: {value['title']}", ""]
-    lines += [f"{value['statement']} ({value['source']})", "", f"Verdict: **{value['verdict']}**."]
-    lines += [f"Repeat it with `counterpoint claim {value['name']}`.", ""]
-    for entry in value["settings"]:
-        lines += _setting_details(entry)
-    return lines[:-1]
+def _row(value: dict[str, Any]) -> list[str]:
+    counts = Counter(entry["verdict"] for entry in value["settings"])
+    some = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (*reversed(_ORDER), "not run") if counts[verdict])
+    least = f"{value['data']}: {_effect(value)}"
+    return [_paper(value["paper"]), value["title"], f"**{value['verdict']}**", some, least]
 
 
-def _setting_details(entry: dict[str, Any]) -> list[str]:
-    if entry["verdict"] == "not run":
-        return [f"### {entry['name']}: not run", "", f"{entry['reason'].rstrip('.')}.", ""]
-    bound = f" Counts from {entry['at_least']:g}." if entry["at_least"] else ""
-    better = "" if entry["higher_is_better"] else " (lower is better)"
-    about = entry["environment"]
-    lines = [
-        f"### {entry['name']}: {entry['verdict']}",
+def _details(value: dict[str, Any], place: str) -> list[str]:
+    file = f"{place}/{value['name']}.json"
+    heads = ("setting", "data", "effect", "verdict", "method", "baseline", "seeds", "date", "commit")
+    return [
+        f"## {_paper(value['paper'])}: {value['title']}",
         "",
-        f"- Data: {entry['description']}",
-        f"- Effect: {_effect(entry)}{better}, p = {entry['p']:.2g}, {_count(entry)}.{bound}",
+        f"{value['statement']} ({value['source']})",
+        "",
+        f"Verdict: **{value['verdict']}**. Repeat it with `counterpoint claim {value['name']}`. Every seed, every "
+        f"other score and the environment: [{file}]({file}).",
+        "",
+        *_table(heads, [_setting_row(entry) for entry in value["settings"]]),
+        "",
+        *[_note(entry) for entry in value["settings"]],
     ]
-    lines += [_arm_line(entry, arm) for arm in ("method", "baseline")]
-    if not entry["budget_checked"]:
-        lines.append("- Budget: the arms are programs of their own; see the claim's file")
-    lines += [f"- {entry['notes']}"] if entry["notes"] else []
-    lines += [f"- Measured on {entry['date']} at {entry['commit']}, {about['processor']}, "]
-    lines[-1] += f"torch {about['versions']['torch']}: `{entry['command']}`"
-    return [*lines, ""]
 
 
-def _arm_line(entry: dict[str, Any], arm: str) -> str:
-    scores, budget = entry["scores"][arm], entry["budget"][arm]
-    each = ", ".join(f"{score:.4g}" for score in scores)
-    parts = [f"{budget[name]:,} {name}" for name in ("steps", "epochs") if budget.get(name)]
-    parts += [f"batch {budget['batch_size']}"] if budget.get("batch_size") else []
-    seconds = [second for second in budget["seconds"] if second is not None]
-    parts += [f"{_mean(seconds):.0f} s a seed"] if seconds else []
-    others = [
-        f"{name} {_mean(found):.4g}"
-        for name, found in entry["other_scores"][arm].items()
-        if all(score is not None for score in found)
-    ]
-    aside = f". Also {', '.join(others)}" if others else ""
-    mean = f"mean {entry['metric']} {_mean(scores):.4g} (by seed: {each})"
-    return f"- {arm.capitalize()}: {mean}; {', '.join(parts)}{aside}"
+def _setting_row(entry: dict[str, Any]) -> list[str]:
+    if entry["verdict"] == "not run":
+        return [entry["name"], entry["data"], "", "not run", "", "", "", "", ""]
+    means = [f"{_mean(entry['scores'][arm]):.4g}" for arm in ("method", "baseline")]
+    when = [str(len(entry["seeds"])), entry["date"], entry["commit"]]
+    wanted = f", {entry['at_least']:+g} wanted" if entry["at_least"] else ""
+    return [entry["name"], entry["data"], f"{_effect(entry)}{wanted}", f"**{entry['verdict']}**", *means, *when]
+
+
+def _note(entry: dict[str, Any]) -> str:
+    """What a setting was, as an item of a list: what counts, what both arms got, what it was measured on."""
+    start = f"- *{entry['name']}*: "
+    if entry["verdict"] == "not run":
+        return f"{start}{entry['reason'].rstrip('.')}."
+    better = "" if entry["higher_is_better"] else ", lower is better"
+    items = f"{entry['items']:,} test items, " if entry["items"] else ""
+    parts = [f"{entry['description']}{better}", f"{items}p = {entry['p']:.2g}"]
+    parts += [f"{entry['notes'].rstrip('.')}"] if entry["notes"] else []
+    parts += (
+        [_budget(entry)] if entry["budget_checked"] else ["The arms are programs of their own: see the claim's file"]
+    )
+    about = entry["environment"]
+    return f"{start}{'. '.join(parts)}. On {about['processor']}, torch {about['versions']['torch']}."
+
+
+def _budget(entry: dict[str, Any]) -> str:
+    texts = []
+    for arm in ("method", "baseline"):
+        budget = entry["budget"][arm]
+        parts = [f"{budget[name]:,} {name}" for name in ("steps", "epochs") if budget.get(name)]
+        parts += [f"batches of {budget['batch_size']}"] if budget.get("batch_size") else []
+        seconds = [second for second in budget["seconds"] if second is not None]
+        parts += [f"{_mean(seconds):.0f} s a seed"] if seconds else []
+        texts.append(f"{arm.capitalize()}: {', '.join(parts) or 'nothing to train'}")
+    return "; ".join(texts)
 
 
 def _paper(key: str) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from counterpoint.encoders import Encoder
 from counterpoint.methods.base import Recipe, Views, labels_of
 from counterpoint.methods.vision.moco import MoCo
-from counterpoint.mining import Queue, draw_mixtures
+from counterpoint.mining import Mixtures, Queue, draw_mixtures
 from counterpoint.objectives.inputs import normalize
 from counterpoint.pairwise import gather_labels
 
@@ -78,7 +78,7 @@ class MoCHi(MoCo):
             drawn = draw_mixtures(queries, bank, *counts, exclude=labels, exclude_negatives=known)
             own = drawn.scores(queries, bank)
             self.watch(queries, keys, bank, own, stage="after")
-            self._log_proxy(queries, keys, drawn.largest, own)
+            self._log_proxy(queries, keys, drawn, own)
         return self.objective(queries, keys, bank, own, labels, known)
 
     def enqueue(self, keys: Tensor, batch: dict[str, Any]) -> None:
@@ -90,12 +90,12 @@ class MoCHi(MoCo):
         return torch.where(labels < 0, -2, labels), self.queue.labels[: int(self.queue.filled)].clone()
 
     @torch.no_grad()
-    def _log_proxy(self, queries: Tensor, keys: Tensor, hardest: Tensor | None, own: Tensor) -> None:
-        if self._trainer is None or hardest is None:
+    def _log_proxy(self, queries: Tensor, keys: Tensor, drawn: Mixtures, own: Tensor) -> None:
+        if self._trainer is None or drawn.cosines is None:
             return
         q = normalize(queries.detach().float())
         positive = (q * keys).sum(1)
-        first = positive > hardest
+        first = positive > drawn.cosines.amax(1)
         told = {"proxy_accuracy_queue": first, "proxy_accuracy": first & (positive > own.amax(1))}
         shares = {name: right.float().mean() for name, right in told.items()}
         self.log_dict(shares, on_step=False, on_epoch=True, batch_size=len(q))
