@@ -82,26 +82,24 @@ class Locked(Multimodal):
         """
         tower = self.encoder.towers[self.locked]
         features = tower.features(view[self.locked])
-        locked = tower.head(features)
         for name in self.names:
             if name == self.locked or name not in view:
                 continue
             trained, there = self.embed_one(name, view, batch), self.both(batch, self.locked, name)
             keep: Any = slice(None) if there is None or bool(there.all()) else there
-            found = Meeting(locked[keep], trained[keep], features[keep])
-            if self._enough(found.trained):
+            if self._enough(trained[keep]):  # a head with batch norm sees no placeholder either
+                found = Meeting(tower.head(features[keep]), trained[keep], features[keep])
                 if self.watching:
                     self.watch_batch(found.locked, found.trained)
                 yield found
             else:
-                yield Meeting(locked[:0], trained, features[:0])
+                yield Meeting(features[:0], trained, features[:0])
 
     def loss(self, views: Sequence[View], batch: dict[str, Any]) -> Tensor:
         terms = []
         for pairs in self.meetings(views[0], batch):
-            # a loss of 0 that the tower has a part in, and the scale
-            nothing = pairs.trained.sum() * 0 + self.scale() * 0
-            terms.append(self.meet(pairs) if len(pairs.locked) else nothing)
+            # a loss of 0 that all that is trained has a part in: the tower, the scale, the head of the locked one
+            terms.append(self.meet(pairs) if len(pairs.locked) else self.nothing({"": pairs.trained}))
         return torch.stack(terms).sum()
 
     def meet(self, pairs: Meeting) -> Tensor:

@@ -26,25 +26,28 @@ class LogitScale(nn.Module):
         init: where it starts; 1/0.07, CLIP's.
         largest: it is clamped to after each step; 100, CLIP's.
         learn: ``False`` keeps it.
+        smallest: it is clamped to too; 0, as CLIP has no such bound. SLIP and CLIP-rocket have 1.
 
     ``scale()`` gives a 0-d tensor; :meth:`clamp` is to be called after each optimiser step.
     """
 
-    def __init__(self, init: float = 1 / 0.07, largest: float = 100.0, learn: bool = True) -> None:
+    def __init__(
+        self, init: float = 1 / 0.07, largest: float = 100.0, learn: bool = True, smallest: float = 0.0
+    ) -> None:
         super().__init__()
         positive(init=init, largest=largest)
-        if init > largest:
-            raise ValueError(f"init: {init} is above the largest scale {largest}")
+        if not smallest <= init <= largest:
+            raise ValueError(f"init: expected a scale from {smallest} to {largest}, got {init}")
         self.log = nn.Parameter(torch.tensor(math.log(init)), requires_grad=learn)
-        self.largest = largest
+        self.largest, self.smallest = largest, smallest
 
     def forward(self) -> Tensor:
         return self.log.exp()
 
     @torch.no_grad()
     def clamp(self) -> None:
-        """Keep the scale at most ``largest``."""
-        self.log.clamp_(max=math.log(self.largest))
+        """Keep the scale between ``smallest`` and ``largest``."""
+        self.log.clamp_(math.log(self.smallest) if self.smallest > 0 else None, math.log(self.largest))
 
 
 class Multimodal(Method):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from counterpoint.objectives.inputs import normalize
 
 Features = dict[str, list[Tensor]]
 SHARES = np.linspace(0, 1, 11)
+LOCAL_HEADS = ("mlp", "linear")
 
 
 class Rocket(Multimodal):
@@ -45,6 +46,7 @@ class Rocket(Multimodal):
         temperature: float = 0.07,
         local_temperature: float = 0.1,
         score: str | float = "global",
+        local_head: str = "mlp",
     ) -> None:
         super().__init__(encoder, views, recipe, dim, head, freeze)
         if len(self.names) != 2:
@@ -52,20 +54,50 @@ class Rocket(Multimodal):
         number = isinstance(score, int | float) and not isinstance(score, bool)
         if score not in ("global", "local") and not (number and 0 <= float(score) <= 1):
             raise ValueError(f"score: expected 'global', 'local' or a number from 0 to 1, got {score!r}")
+        if local_head not in LOCAL_HEADS:
+            raise ValueError(f"local_head: expected 'mlp' or 'linear', got {local_head!r}")
         self.score, self.separate = score, separate_projectors
         self.teacher: EMA | None = None
         self.width = max(encoder.features_of.values())
         self.objective = MultiViewCLIP(label_smoothing, directions, temperature, local_temperature)
-        self.scale = LogitScale(1 / temperature)
-        self.local_scale = LogitScale(1 / local_temperature) if separate_projectors else None
-        heads: dict[str, nn.Module] = {}
-        if separate_projectors:
-            heads = {f"local_{name}": self.new_head(name, hidden or 2 * self.width, dim, 3) for name in self.names}
-        self.projector = nn.ModuleDict(heads)  # the heads of a run that its encoder does not hold
+        self.scale = _scale(temperature)
+        self.local_scale = _scale(local_temperature) if separate_projectors else None
+        self.projector = nn.ModuleDict()  # the heads of a run that its encoder does not hold
+        for name in self.names if separate_projectors else ():
+            if local_head == "mlp":
+                self.projector[f"local_{name}"] = self.new_head(name, hidden or 2 * self.width, dim, 3)
+            else:
+                self.projector[f"local_{name}"] = nn.Linear(self.encoder.features_of[name], dim, bias=False)
 
     def new_head(self, name: str, hidden: int, dim: int, layers: int, **options: Any) -> nn.Module:
-        """A perceptron with batch norm from the features of a modality; its name keeps it apart in ``projector``."""
+        """A perceptron with batch norm from the features of a modality."""
         return mlp_head(self.encoder.features_of[name], hidden, dim, layers=layers, **options)
+
+    def add_companion(self, part: str, name: str, make: Callable[[], nn.Module], separate: bool) -> None:
+        """Keep a companion's head for a modality, and another one for its local views where they are separate."""
+        self.projector[f"{part}_{name}"] = make()
+        if separate:
+            self.projector[f"{part}_of_local_{name}"] = make()
+
+    def through(
+        self, part: str, h: Mapping[str, Sequence[Tensor]], heads: Mapping[str, nn.Module] | None = None
+    ) -> Features:
+        """Of each modality every view through its head: the first, which is global, and the local ones.
+
+        Args:
+            part: as in :meth:`add_companion`.
+            h: of each modality what goes in, (B', F) for each view.
+            heads: by default this model's; a teacher's.
+        """
+        heads = self.projector if heads is None else heads  # type: ignore[assignment]
+        assert heads is not None
+        found: Features = {}
+        for name in self.names:
+            first = f"{part}_{name}"
+            other = f"{part}_of_local_{name}"
+            local = heads[other if other in heads else first]
+            found[name] = [(local if at else heads[first])(each) for at, each in enumerate(h[name])]
+        return found
 
     def local(self, name: str, h: Tensor) -> Tensor:
         """The local embedding of features (B, F)."""
@@ -157,16 +189,19 @@ class Rocket(Multimodal):
 class WithTeacher(Rocket):
     """A companion whose targets may come from a slow copy of the model, in training mode as it is."""
 
-    def teach(self, heads: Sequence[str], momentum: float) -> None:
-        """Make the teacher: a copy of the encoder and of the heads of these names.
+    def teach(self, *parts: str, momentum: float) -> None:
+        """Make the teacher: a copy of the encoder and of the heads whose names begin with one of these.
 
         Raises:
             ValueError: a momentum that is not in [0, 1].
         """
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum: expected a number from 0 to 1, got {momentum}")
-        self.momentum, self._taught = momentum, list(heads)
-        self.teacher = EMA(_Model(self.encoder, nn.ModuleDict({name: self.projector[name] for name in heads})))
+        self.momentum, self._taught = momentum, [name for name in self.projector if name.startswith(parts)]
+        self.teacher = EMA(self._student())
+
+    def _student(self) -> _Model:
+        return _Model(self.encoder, nn.ModuleDict({name: self.projector[name] for name in self._taught}))
 
     @torch.no_grad()
     def targets(self, views: Sequence[View]) -> tuple[Features, Any]:
@@ -178,14 +213,18 @@ class WithTeacher(Rocket):
     def after_step(self) -> None:
         super().after_step()
         if self.teacher is not None:
-            heads = nn.ModuleDict({name: self.projector[name] for name in self._taught})
-            self.teacher.update(_Model(self.encoder, heads), self.momentum)
+            self.teacher.update(self._student(), self.momentum)
 
 
 class _Model(nn.Module):
     def __init__(self, encoder: MultimodalEncoder, heads: nn.ModuleDict) -> None:
         super().__init__()
         self.encoder, self.heads = encoder, heads
+
+
+def _scale(temperature: float) -> LogitScale:
+    """Learned, from the authors' 1 to 100; a warmer start is its own lower bound."""
+    return LogitScale(1 / temperature, smallest=min(1.0, 1 / temperature))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +20,7 @@ class BarLIP(Rocket):
 
     Args:
         encoder, views, recipe, dim, head, freeze, label_smoothing, directions, separate_projectors, hidden,
-            temperature, local_temperature, score: see
+            temperature, local_temperature, score, local_head: see
             :class:`~counterpoint.methods.multimodal.clip_rocket.CLIPRocket`; without local views it is CLIP with this
             companion.
         lambda_, weight: 5e-3 and 0.025, the paper's; see :class:`~counterpoint.objectives.rocket.CrossModalBarlow`.
@@ -27,6 +28,8 @@ class BarLIP(Rocket):
             a ResNet's 2,048.
         companion_hidden: of its two hidden layers; ``None`` is one and a half times the features, about the paper's
             3,000.
+        separate_companion: whether local views have projectors of their own; ``False``. The authors have both, and take
+            separate ones for vision transformers.
 
     Reference: arXiv 2305.08675; official code: facebookresearch/clip-rocket.
     """
@@ -46,20 +49,23 @@ class BarLIP(Rocket):
         temperature: float = 0.07,
         local_temperature: float = 0.1,
         score: str | float = "global",
+        local_head: str = "mlp",
         lambda_: float = 5e-3,
         weight: float = 0.025,
         companion_dim: int | None = None,
         companion_hidden: int | None = None,
+        separate_companion: bool = False,
     ) -> None:
         super().__init__(
             encoder, views, recipe, dim, head, freeze, label_smoothing, directions, separate_projectors, hidden,
-            temperature, local_temperature, score,
+            temperature, local_temperature, score, local_head,
         )  # fmt: skip
         width, deep = companion_dim or 4 * self.width, companion_hidden or 3 * self.width // 2
         for name in self.names:
-            self.projector[f"barlow_{name}"] = self.new_head(name, deep, width, 3, last_norm="affine")
+            projector = partial(self.new_head, name, deep, width, 3, last_norm="affine")
+            self.add_companion("barlow", name, projector, separate_companion)
         self.barlow = CrossModalBarlow(lambda_, weight)
 
     def companion(self, h: Features, local: Features, views: Sequence[View]) -> Tensor:
-        image, text = ([self.projector[f"barlow_{name}"](each) for each in h[name]] for name in self.names)
-        return self.barlow(image, text)
+        v = self.through("barlow", h)
+        return self.barlow(*(v[name] for name in self.names))

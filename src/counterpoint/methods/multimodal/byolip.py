@@ -15,10 +15,11 @@ class BYOLIP(SiamLIP):
 
     Args:
         encoder, views, recipe, dim, head, freeze, label_smoothing, directions, separate_projectors, hidden,
-            temperature, local_temperature, score: see
+            temperature, local_temperature, score, local_head: see
             :class:`~counterpoint.methods.multimodal.clip_rocket.CLIPRocket`; without local views it is CLIP with this
             companion.
-        companion_dim, companion_hidden: see :class:`~counterpoint.methods.multimodal.siamlip.SiamLIP`.
+        companion_dim, companion_hidden, separate_companion: see
+            :class:`~counterpoint.methods.multimodal.siamlip.SiamLIP`.
         momentum: of the teacher, constant: 0.99. It follows the weights and has batch statistics of its own.
 
     Reference: arXiv 2305.08675; official code: facebookresearch/clip-rocket.
@@ -39,12 +40,14 @@ class BYOLIP(SiamLIP):
         temperature: float = 0.07,
         local_temperature: float = 0.1,
         score: str | float = "global",
+        local_head: str = "mlp",
         companion_dim: int = 128,
         companion_hidden: int | None = None,
+        separate_companion: bool = False,
         momentum: float = 0.99,
     ) -> None:
         super().__init__(
             encoder, views, recipe, dim, head, freeze, label_smoothing, directions, separate_projectors, hidden,
-            temperature, local_temperature, score, companion_dim, companion_hidden,
+            temperature, local_temperature, score, local_head, companion_dim, companion_hidden, separate_companion,
         )  # fmt: skip
-        self.teach([f"siam_{name}" for name in self.names], momentum)
+        self.teach("siam_", momentum=momentum)

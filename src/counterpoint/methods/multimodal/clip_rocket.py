@@ -21,12 +21,14 @@ class CLIPRocket(Rocket):
         directions: ``"sum"``, the recipe's; ``"mean"``: see :class:`~counterpoint.objectives.rocket.MultiViewCLIP`.
         separate_projectors: whether local views have a perceptron of three layers with batch norm in place of the
             linear head, and a learned scale of their own.
-        hidden: width of its layers; ``None`` is twice the features, the paper's 4,096 for a ResNet's 2,048.
+        hidden: width of its hidden layers; ``None`` is twice the features, the paper's 4,096 for a ResNet's 2,048.
         temperature: where that of the global views starts, 0.07, and
-        local_temperature: that of the local ones, 0.1. Both scales are clamped to 100.
+        local_temperature: that of the local ones, 0.1. Both scales are kept between 1 and 100.
         score: by what pairs are scored when it is done: ``"global"``, which is all that the saved encoder needs;
             ``"local"``; or a number w from 0 to 1, w times the global similarity and 1 - w times the local one. The
             authors report all of them; a figure of the run shows them too.
+        local_head: what separate heads are: ``"mlp"``, the recipe's, or ``"linear"`` like CLIP's, an option of the
+            authors. The head of global views is ``head``.
 
     Reference: arXiv 2305.08675; official code: facebookresearch/clip-rocket, whose class is called CL2L.
     """

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from counterpoint.encoders import MultimodalEncoder
 from counterpoint.methods import get
-from counterpoint.methods.base import Recipe
+from counterpoint.methods.base import Method, Recipe
 from counterpoint.methods.multimodal.clip import CLIP
 
 WEIGHTS = {"simclr": 1.0, "byol": 1.0, "simsiam": 1.0, "barlow": 0.025, "vicreg": 0.04}
 OPTIONS = {"simclr": {"temperature": 0.1}}
+HOOKS = ("prepare", "grouping", "on_train_start", "on_train_epoch_start", "on_train_epoch_end")  # that fit calls
 
 
 class SLIP(CLIP):
@@ -27,7 +28,7 @@ class SLIP(CLIP):
         encoder, views, recipe, dim, head, freeze, temperature, learn_temperature: see
             :class:`~counterpoint.methods.multimodal.clip.CLIP`.
         companion: ``"simclr"``, SLIP's; ``"byol"``, ``"simsiam"``, ``"barlow"`` or ``"vicreg"``; or any other method of
-            one modality and two views.
+            one modality and two views that learns from batches alone.
         companion_options: of that method; SimCLR's temperature is 0.1 here, as in SLIP.
         weight: of the companion's loss. ``None``: 1 for SimCLR, as in SLIP, BYOL and SimSiam; 0.025 for Barlow Twins,
             as in BarLIP; 0.04 for VICReg, whose own weights are 25; 1 for others. But for the first and the fourth
@@ -67,9 +68,17 @@ class SLIP(CLIP):
         if tower.frozen:
             raise ValueError(f"freeze: the companion trains the encoder of {self.seen!r}, so that it cannot be frozen")
         kind = get(companion)
-        if getattr(kind, "multimodal", False) or not kind.learns or kind.needs_labels or kind.needs_target:
+        if (
+            getattr(kind, "multimodal", False)
+            or not kind.learns
+            or kind.needs_labels
+            or kind.needs_target
+            or kind.n_views not in (2, None)
+            or any(getattr(kind, hook) is not getattr(Method, hook) for hook in HOOKS)
+        ):
             raise ValueError(
-                f"companion: expected a method of views of one modality, such as simclr, got {companion!r}"
+                f"companion: expected a method of two views of one modality that needs nothing but batches, such as "
+                f"simclr, got {companion!r}"
             )
         self.weight = WEIGHTS.get(companion, 1.0) if weight is None else weight
         if not 0 <= self.weight < float("inf"):
@@ -89,7 +98,7 @@ class SLIP(CLIP):
         clip = super().loss(views[:1], batch)
         there = self.both(batch, self.seen)
         pair = [view[self.seen] if there is None else view[self.seen][there] for view in views[1:3]]
-        if len(pair[0]) < 2:
+        if not self._enough(pair[0]):
             return clip
         own = {name: value if there is None else value[there] for name, value in batch.items() if name == "index"}
         return clip + self.weight * self.companion.loss(pair, own)

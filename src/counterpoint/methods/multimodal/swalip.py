@@ -25,7 +25,7 @@ class SwALIP(WithTeacher):
 
     Args:
         encoder, views, recipe, dim, head, freeze, directions, separate_projectors, hidden,
-            temperature, local_temperature, score: see
+            temperature, local_temperature, score, local_head: see
             :class:`~counterpoint.methods.multimodal.clip_rocket.CLIPRocket`; with
             prototypes it needs no local views.
         label_smoothing: 0; the authors allow nothing else here, as the companion has soft targets of its own.
@@ -59,6 +59,7 @@ class SwALIP(WithTeacher):
         temperature: float = 0.07,
         local_temperature: float = 0.1,
         score: str | float = "global",
+        local_head: str = "mlp",
         form: str = "batch",
         weight: float | None = None,
         epsilon: float = 0.05,
@@ -80,7 +81,7 @@ class SwALIP(WithTeacher):
             raise ValueError("momentum: only of form 'prototypes'; codes over the batch have no teacher")
         super().__init__(
             encoder, views, recipe, dim, head, freeze, label_smoothing, directions, separate_projectors, hidden,
-            temperature, local_temperature, score,
+            temperature, local_temperature, score, local_head,
         )  # fmt: skip
         self.form, self.freeze_steps = form, freeze_steps
         self.weight = (0.2 if form == "batch" else 1.0) if weight is None else weight
@@ -92,7 +93,7 @@ class SwALIP(WithTeacher):
             self.projector[f"swav_{name}"] = self.new_head(name, companion_hidden or self.width, companion_dim, 2)
         self.projector["prototypes"] = Prototypes(companion_dim, prototypes)
         if momentum is not None:
-            self.teach([*(f"swav_{name}" for name in self.names), "prototypes"], momentum)
+            self.teach("swav_", "prototypes", momentum=momentum)
 
     @classmethod
     def defaults_for(cls, items: int) -> dict[str, Any]:
