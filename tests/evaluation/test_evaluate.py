@@ -55,6 +55,7 @@ def test_every_score_is_described_and_given(full):
         "gap_distance",
         "gap_separability",
         "compositional_blind",
+        "arithmetic_blind",
     }
 
 

@@ -90,6 +90,11 @@ def test_the_scale_is_learned_and_clamped():
     scale.clamp()
     assert float(scale().detach()) == pytest.approx(100)
     assert not LogitScale(10.0, learn=False).log.requires_grad
+    bounded = LogitScale(2.0, smallest=1.0)
+    with torch.no_grad():
+        bounded.log -= 5
+    bounded.clamp()
+    assert float(bounded().detach()) == pytest.approx(1)
     for wrong in (0.0, -1.0, float("nan"), 101.0):
         with pytest.raises(ValueError, match="init"):
             LogitScale(wrong)

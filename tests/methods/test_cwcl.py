@@ -127,6 +127,17 @@ def test_the_losses_are_those_of_the_pairs_that_are_whole():
 
 
 @each
+def test_a_locked_heads_batch_norm_sees_no_placeholder(kind):
+    """The head that the locked tower has in another space is trained, on what has a partner alone."""
+    given, losses = batch(missing=(1, 7)), []
+    for placeholder in (0.0, 1e3):
+        given["present"]["a"][3] = False
+        given["a"][3] = placeholder
+        losses.append(loss(kind(encoder(), dim=3, head="mlp"), given))
+    torch.testing.assert_close(*losses, rtol=0, atol=0)
+
+
+@each
 def test_any_number_of_modalities_meets_the_locked_one(kind):
     names = ("a", "b", "c")
     three, given = kind(encoder((6, 5, 5), names)), batch(names=names)

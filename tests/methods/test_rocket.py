@@ -194,11 +194,50 @@ def test_shared_heads_have_no_scale_of_their_own():
 
 
 def test_both_scales_are_clamped():
+    """Between 1 and 100, as the authors do."""
     method = make("clip_rocket")
-    for scale in (method.scale, method.local_scale):
-        scale.log.data.fill_(9.0)
-    method.after_step()
-    assert method.scale().item() == method.local_scale().item() == pytest.approx(100)
+    for start, expected in ((9.0, 100), (-2.0, 1)):
+        for scale in (method.scale, method.local_scale):
+            scale.log.data.fill_(start)
+        method.after_step()
+        assert method.scale().item() == method.local_scale().item() == pytest.approx(expected)
+    assert make("clip_rocket", temperature=2.0).scale().item() == pytest.approx(0.5)
+
+
+def test_local_heads_may_be_linear():
+    views, told = batch()
+    method = make("clip_rocket", local_head="linear")
+    head = method.projector["local_photo"]
+    assert isinstance(head, torch.nn.Linear)
+    assert head.bias is None
+    h = [method.encoder.features(view) for view in views]
+    z = {name: method.encoder.towers[name].head(h[0][name]) for name in method.names}
+    local = [[method.projector[f"local_{name}"](each[name]) for each in h[1:]] for name in method.names]
+    expected = MultiViewCLIP()(z["photo"], z["caption"], *local)
+    torch.testing.assert_close(make("clip_rocket", local_head="linear").loss(views, told), expected)
+
+
+@pytest.mark.parametrize("name", ["siamlip", "byolip", "barlip"])
+def test_companions_may_have_heads_of_their_own_for_local_views(name):
+    """What only local views go through moves the loss of three views and not that of one."""
+    views, told = batch()
+    shared, separate = make(name), make(name, separate_companion=True)
+    more = [key for key in separate.projector if "_of_local_" in key]
+    kinds = {"barlip": ["barlow"]}.get(name, ["siam", "predictor"])
+    assert more == [f"{kind}_of_local_{of}" for of in ("photo", "caption") for kind in kinds]
+    assert set(separate.projector) - set(more) == set(shared.projector)
+    if name == "byolip":
+        heads = separate.teacher.teacher.heads
+        assert set(heads) == {f"siam{where}_{of}" for where in ("", "_of_local") for of in ("photo", "caption")}
+    for key in more:
+        assert type(separate.projector[key]) is type(separate.projector[key.replace("_of_local", "")])
+    before = [separate.loss(views, told).item(), separate.loss(views[:1], told).item()]
+    with torch.no_grad():
+        for key in more:
+            separate.projector[key][0].weight.copy_(torch.randn_like(separate.projector[key][0].weight))
+    after = [separate.loss(views, told).item(), separate.loss(views[:1], told).item()]
+    assert after[0] != pytest.approx(before[0], rel=1e-4)
+    assert after[1] == pytest.approx(before[1], rel=1e-6)
 
 
 def test_dropout_is_for_local_texts_alone():
@@ -381,6 +420,26 @@ def test_companions_of_slip(companion):
     method.after_step()
 
 
+def test_the_companion_of_slip_knows_how_far_the_training_is():
+    """A teacher whose momentum rises over the training is told by Lightning, as it would be alone."""
+    views, told = batch()
+
+    class Loader(torch.utils.data.Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            return {"views": views, **told}
+
+    method, seen = make("slip", companion="byol"), []
+    method.on_train_batch_end = lambda *a: seen.append(method.companion.progress)
+    lightning.Trainer(
+        max_steps=4, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(method, DataLoader(Loader(), batch_size=None))  # fmt: skip
+    assert seen == [0.25, 0.5, 0.75, 1.0]
+
+
 def test_weights_of_slip_and_its_temperature():
     assert make("slip").companion.objective.temperature == 0.1
     assert make("slip", companion_options={"temperature": 0.3}).companion.objective.temperature == 0.3
@@ -446,8 +505,10 @@ def test_views_of_the_method():
         ("swalip", {"form": "queue"}, "form: expected"),
         ("swalip", {"label_smoothing": 0.1}, "label_smoothing: expected 0"),
         ("swalip", {"momentum": 0.9}, "momentum: only of form"),
-        ("slip", {"companion": "clip"}, "companion: expected a method of views of one modality"),
-        ("slip", {"companion": "supcon"}, "companion: expected a method of views"),
+        ("slip", {"companion": "clip"}, "companion: expected a method of two views of one modality"),
+        ("slip", {"companion": "supcon"}, "companion: expected a method of two views"),
+        ("slip", {"companion": "mcl"}, "companion: expected a method of two views of one modality that needs nothing"),
+        ("clip_rocket", {"local_head": "none"}, "local_head: expected 'mlp' or 'linear'"),
         ("slip", {"companion_options": {"tau": 1}}, "companion_options: simclr cannot take"),
         ("slip", {"weight": -1.0}, "weight: expected"),
         ("slip", {"modality": "sound"}, "modality: there is no 'sound'"),

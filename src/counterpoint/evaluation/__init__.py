@@ -9,10 +9,12 @@ probes (:mod:`~counterpoint.evaluation.probes`), by the clusters they form
 (:mod:`~counterpoint.evaluation.regression`) and, with no labels at all, by their geometry
 (:mod:`~counterpoint.evaluation.geometry`). :func:`evaluate` does all of it; of a space that several modalities share
 :func:`evaluate_modalities` also says how well one finds the other, and :func:`modality_gap` how far apart they lie;
-written captions are compared with those of people (:mod:`~counterpoint.evaluation.captions`);
+written captions are compared with those of people (:mod:`~counterpoint.evaluation.captions`), and what is done to a
+caption with what it does to the picture (:func:`compositional`, :func:`arithmetic`);
 :mod:`~counterpoint.evaluation.significance` says which differences between methods are more than luck.
 """
 
+from counterpoint.evaluation.arithmetic import Arithmetic, arithmetic
 from counterpoint.evaluation.captions import bleu, captioning, cider, exact_match, token_accuracy
 from counterpoint.evaluation.classification import classification
 from counterpoint.evaluation.clustering import cluster, cluster_accuracy, clustering
@@ -67,6 +69,7 @@ __all__ = [
     "OF_CAPTIONS",
     "OF_MODALITIES",
     "UNLABELLED",
+    "Arithmetic",
     "Collapse",
     "Compositional",
     "CompositionalItem",
@@ -78,6 +81,7 @@ __all__ = [
     "Row",
     "SharedSpace",
     "alignment",
+    "arithmetic",
     "bleu",
     "captioning",
     "cider",

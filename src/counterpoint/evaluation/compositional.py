@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from counterpoint.evaluation.embeddings import unit_rows
+
 # of the kinds of rewrites, what a score is called
 GROUPS = {
     "reorder": "order",
@@ -107,7 +109,7 @@ def compositional(images: Any, captions: Any, foils: Any, rows: Any, kinds: Sequ
     Relations: the scores of SugarCrepe (its groups replace, swap, add) and of ARO (relation, attribute, order) are the
     same accuracies on their own pictures. Equal scores, for which they give nothing, count one half here.
     """
-    images, captions, foils = (_checked(name, x) for name, x in zip(_NAMES, (images, captions, foils), strict=True))
+    images, captions, foils = (unit_rows(name, x) for name, x in zip(_NAMES, (images, captions, foils), strict=True))
     rows, names = np.asarray(rows), np.asarray(kinds, dtype=object)
     if not len(captions):
         raise ValueError("captions: expected at least one question, got none: no caption has a foil")
@@ -133,20 +135,6 @@ def compositional(images: Any, captions: Any, foils: Any, rows: Any, kinds: Sequ
 
 
 _NAMES = ("images", "captions", "foils")
-
-
-def _checked(name: str, x: Any) -> np.ndarray:
-    """Unit rows, float64."""
-    array = np.asarray(x, dtype=np.float64)
-    if array.ndim != 2:
-        raise ValueError(f"{name}: expected (rows, D), got {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: {int((~np.isfinite(array)).sum())} of {array.size} values are NaN or infinite")
-    largest = np.abs(array).max(1, keepdims=True, initial=0)
-    array = array / np.where(largest > 0, largest, 1)
-    length = np.linalg.norm(array, axis=1, keepdims=True)
-    unit: np.ndarray = array / np.where(length > 0, length, 1)
-    return unit
 
 
 def _margins(images: np.ndarray, captions: np.ndarray, foils: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,3 +116,17 @@ def unit(x: Tensor) -> Tensor:
     largest = x.detach().abs().amax(dim=-1, keepdim=True)
     x = x / torch.where(largest > 0, largest, 1)
     return torch.nn.functional.normalize(x, dim=-1)
+
+
+def unit_rows(name: str, x: Any) -> np.ndarray:
+    """Float64 (N, D): the rows of an argument, checked, at length one; a row of zeros stays zero.
+
+    Raises:
+        ValueError: naming the argument, another shape or values that are not finite.
+    """
+    array = np.ascontiguousarray(x, dtype=np.float64)
+    if array.ndim != 2 or not array.shape[1]:
+        raise ValueError(f"{name}: expected (rows, D), got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: {int((~np.isfinite(array)).sum())} of {array.size} values are NaN or infinite")
+    return np.asarray(unit(torch.from_numpy(array)))

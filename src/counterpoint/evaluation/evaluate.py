@@ -75,6 +75,8 @@ DESCRIPTIONS = {
     "cider": "CIDEr-D: how alike written captions are to the items' own, rare words counting more: 0 to 10.",
     "compositional": "Share of rewritten captions that a test image scores below its own; the mean over what was done.",
     "compositional_blind": "The same with the image of another item: what is told by texts alone; near 0.5 is good.",
+    "arithmetic": "Share of test images that, less a word and plus another, find an image with the caption so changed.",
+    "arithmetic_blind": "The same without adding words: what the nearest other image happens to show.",
     "alignment": "Mean squared distance between two views of an item on the unit sphere: 0 identical, 2 unrelated.",
     "uniformity": "How evenly the items cover the unit sphere: 0 all in one place, the lower the more even.",
     "tolerance": "Mean cosine between items of the same class: 1 a class is a point, 0 it is spread out.",
@@ -84,7 +86,7 @@ DESCRIPTIONS = {
 
 OF_MODALITIES = (
     *("pair_recall@1", "pair_recall@5", "pair_recall@10", "zero_shot", "transfer", "completion"),
-    *("compositional", "compositional_blind"),
+    *("compositional", "compositional_blind", "arithmetic", "arithmetic_blind"),
     *("gap_distance", "gap_separability", "pair_cosine"),
 )
 """Scores that :func:`evaluate` does not give: those between modalities, of :func:`evaluate_modalities`."""
@@ -96,7 +98,8 @@ OF_A_CLASSIFIER = ("accuracy", "scatter")
 """Scores that :func:`evaluate` does not give: those of a classifier that was trained with the encoder."""
 
 _ERRORS = ("mae", "rmse", "gm_error", "mae_many", "mae_medium", "mae_few", "mae_10", "mae_50", "knn_mae")
-_LOWER = ("scatter", "alignment", "uniformity", "gap_distance", "gap_separability", "compositional_blind", *_ERRORS)
+_GAPS = ("gap_distance", "gap_separability", "compositional_blind", "arithmetic_blind")
+_LOWER = ("scatter", "alignment", "uniformity", *_GAPS, *_ERRORS)
 HIGHER_IS_BETTER = {name: name not in _LOWER for name in DESCRIPTIONS}
 """Whether a higher score is better. Read geometry together: a collapsed embedding has a perfect alignment."""
 

@@ -155,6 +155,7 @@ def evaluate_towers(
 ) -> tuple[Evaluation, list[Finding]]:
     """Score the common space; keep the test part's embeddings for the report, and what they show as figures."""
     from counterpoint.evaluation import evaluate_modalities
+    from counterpoint.experiments.calculating import with_arithmetic
     from counterpoint.experiments.composing import with_composition
 
     spaces, wholes = {}, []
@@ -188,7 +189,8 @@ def evaluate_towers(
 
         evaluation = with_captions(evaluation, method, dataset, splits.test, seed, metrics)
     evaluation, tables = with_composition(evaluation, method, dataset, splits, metrics)
-    return evaluation, [*_figures(evaluation, spaces, seed, fused is None), *tables]
+    evaluation, pictures = with_arithmetic(evaluation, method, dataset, splits.test, test, metrics)
+    return evaluation, [*_figures(evaluation, spaces, seed, fused is None), *tables, *pictures]
 
 
 def _score_of(method: Any) -> Any:

@@ -1,10 +1,11 @@
 """Who is positive or negative of whom.
 
 A queue of embeddings, clusters and groups of them, partner classes, hard pairs, mixtures and matches; and for captions,
-rewrites that are not true: :class:`CaptionNegatives`.
+rewrites that are not true, :class:`CaptionNegatives`, and which differ in a word, :func:`word_changes`.
 """
 
 from counterpoint.mining.captions import CaptionNegatives, Foil, read_negatives
+from counterpoint.mining.changes import Change, word_changes
 from counterpoint.mining.clusters import spherical_kmeans
 from counterpoint.mining.groups import Grouping, cluster_pseudo_labels
 from counterpoint.mining.hard_pairs import HardPairs, generate_hard_pairs, hardest_pairs, random_negatives
@@ -15,6 +16,7 @@ from counterpoint.mining.queue import Queue
 
 __all__ = [
     "CaptionNegatives",
+    "Change",
     "Foil",
     "Grouping",
     "HardPairs",
@@ -29,4 +31,5 @@ __all__ = [
     "random_negatives",
     "read_negatives",
     "spherical_kmeans",
+    "word_changes",
 ]
