@@ -15,6 +15,7 @@ from counterpoint.methods.base import Method, Recipe
 from counterpoint.objectives import pairwise_scores
 from counterpoint.objectives.inputs import normalize, positive
 from counterpoint.pairwise import gather_labels
+from counterpoint.pairwise.distributed import is_distributed
 
 View = Mapping[str, Any]
 
@@ -110,7 +111,8 @@ class Multimodal(Method):
     def embed_present(self, view: View, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """As :meth:`embed`, but an encoder sees only the items that have its modality; the rows of others are 0.
 
-        So no placeholder enters batch statistics. Where a single item has it, of which there are none, all are seen.
+        So no placeholder enters batch statistics. Where nobody has it, or alone in a single process one item, of which
+        there are no statistics, all are seen.
         """
         return {name: self.embed_one(name, view, batch) for name in self.names}
 
@@ -120,8 +122,9 @@ class Multimodal(Method):
         if there is None or bool(there.all()):
             return tower(view[name])
         rows = there.nonzero()[:, 0]
-        z = tower(some_rows(view[name], rows) if len(rows) > 1 else view[name])
-        return z.new_zeros(len(there), z.shape[1]).index_put((rows,), z if len(rows) > 1 else z[rows])
+        apart = len(rows) > (0 if is_distributed() else 1)
+        z = tower(some_rows(view[name], rows) if apart else view[name])
+        return z.new_zeros(len(there), z.shape[1]).index_put((rows,), z if apart else z[rows])
 
     def make_views(self, batch: dict[str, Any]) -> Sequence[Any]:
         with torch.autocast(self.device.type, enabled=False):
