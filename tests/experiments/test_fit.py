@@ -196,6 +196,15 @@ def test_control_c_leaves_a_usable_run(tmp_path, monkeypatch):
     assert run.encoder().embed(torch.zeros(2, 1, 8, 8)).isfinite().all()
 
 
+def test_the_whole_recipe_can_be_asked_for(tmp_path):
+    settings = {**QUICK, "evaluate": False, "report": False, "monitor": 0}
+    run = cp.fit("digits", out=str(tmp_path / "run"), start_lr=1e-6, end_lr=5e-4, betas=[0.9, 0.98], **settings)
+    assert run.metrics[-1]["lr"] == pytest.approx(5e-4)
+    assert run.config["betas"] == [0.9, 0.98]
+    with pytest.raises(ValueError, match=r"^betas: expected two numbers"):
+        cp.fit("digits", out=str(tmp_path / "other"), betas=[0.9], **settings)
+
+
 def test_one_run_a_folder(tmp_path):
     cp.fit("digits", out=str(tmp_path / "run"), **BARE)
     with pytest.raises(FileExistsError, match=r"out: .*resume"):

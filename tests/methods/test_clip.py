@@ -100,7 +100,19 @@ def test_the_scale_is_learned_and_clamped():
             LogitScale(wrong)
 
 
+def test_runs_that_kept_no_scale_open_with_a_new_one():
+    method = CLIP(towers("a", "b"), temperature=0.1)
+    assert method.facts()["scale"] == pytest.approx(10)
+    method.recall({})
+    assert method.scale().item() == pytest.approx(10)
+    method.recall({"scale": 31.0})
+    assert method.scale().item() == pytest.approx(31)
+    assert method.scale.log.requires_grad
+
+
 def test_what_it_refuses():
+    with pytest.raises(ValueError, match="temperature: expected"):
+        CLIP(towers("a", "b"), temperature=0.0)
     with pytest.raises(ValueError, match="modalities: CLIP needs 2"):
         CLIP(towers("a"))
     with pytest.raises(ValueError, match="freeze: there is no modality 'c'"):
@@ -139,6 +151,8 @@ def test_a_run_with_texts_and_gaps_is_whole(tmp_path):
     torch.testing.assert_close(
         torch.nn.functional.normalize(z, dim=1), encoder.embed("text", ["a photo of a six"]), rtol=1e-4, atol=1e-5
     )
+    assert encoder.extra["scale"] == pytest.approx(float(model.scale().detach()))
+    assert abs(float(model.scale().detach()) - 1 / 0.07) > 1e-4  # as learned, not as new
     again = cp.fit(
         data, "clip", epochs=1, batch_size=64, encoder=str(run.folder), out=str(tmp_path / "on"), **QUIET,
     )  # fmt: skip

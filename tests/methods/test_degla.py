@@ -193,6 +193,19 @@ def test_a_file_of_negatives(tmp_path):
         prepared(missing)
 
 
+@pytest.mark.parametrize("kind", [NegCLIP, DeGLA])
+def test_the_temperature_goes_on_from_the_trained_one_where_asked(kind):
+    encoder = towers()
+    encoder.extra = {"scale": 42.0}
+    assert kind(encoder, temperature="trained").scale().item() == pytest.approx(42)
+    assert kind(encoder).scale().item() == pytest.approx(1 / 0.07)
+    encoder.extra = {"scale": 100.00001}  # a rounding above the bound
+    assert kind(encoder, temperature="trained").scale().item() == pytest.approx(100)
+    for temperature in ("trained", "warm", 0.0):
+        with pytest.raises(ValueError, match=r"^temperature: expected"):
+            kind(towers(), temperature=temperature)
+
+
 def test_bad_options_are_named():
     for options, name in (({"decay": 1.1}, "decay"), ({"w_tgc": -1}, "w_tgc"), ({"distill_batch": 0}, "batch")):
         with pytest.raises(ValueError, match=f"^{name}: expected"):

@@ -94,7 +94,8 @@ class Fit:
         encoder = make_encoder(dataset, self.train, a)
         if a["freeze"]:
             encoder.freeze(a["freeze"])
-        recipe = Recipe(a["optimizer"], a["lr"], a["weight_decay"], a["schedule"], a["warmup"], a["encoder_lr"])
+        more = {name: a[name] for name in ("start_lr", "end_lr", "betas") if a.get(name) is not None}
+        recipe = Recipe(a["optimizer"], a["lr"], a["weight_decay"], a["schedule"], a["warmup"], a["encoder_lr"], **more)
         asked = get(a["method"]).auto_views if a["views"] == "auto" else a["views"]
         views = views_for(dataset, asked)
         kind, self.options = method_options(a["method"], a["options"], self._distinct, self.shown, self.train)
@@ -311,6 +312,7 @@ class Fit:
             seed=self.a["seed"],
             classes=self.dataset.classes,
             trained=now(),
+            **self.method.facts(),
             **self._origin(),
         )
         head = self.folder / "head"

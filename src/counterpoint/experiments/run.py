@@ -161,6 +161,7 @@ class Run:
             if (self.folder / "classifier").exists():
                 classifier: Any = made.classifier
                 classifier.load_state_dict(load_file(self.folder / "classifier" / "model.safetensors"))
+            made.recall(made.encoder.config.get("extra") or {})
         except (SafetensorError, RuntimeError, KeyError, TypeError) as error:
             raise ValueError(f"run: the head in {folder} cannot be opened: {error}") from error
         return made.eval()

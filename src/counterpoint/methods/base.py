@@ -193,6 +193,16 @@ class Method(lightning.LightningModule):
             indices: int64 (N,), positions of the training items.
         """
 
+    def facts(self) -> dict[str, Any]:
+        """Numbers and words that belong with the encoder and are none of its weights, such as a learned temperature.
+
+        They are kept in its config, and :meth:`recall` is given them when a run is opened. None by default.
+        """
+        return {}
+
+    def recall(self, facts: Mapping[str, Any]) -> None:
+        """Take up what :meth:`facts` told; older runs lack some. Nothing by default."""
+
     def findings(self, dataset: Any, indices: Any) -> Sequence[Finding]:
         """Figures of what the method found out, for the page of its run. Nothing by default.
 

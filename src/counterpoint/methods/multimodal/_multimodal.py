@@ -191,6 +191,16 @@ class Multimodal(Method):
         keep = slice(None) if there is None else there
         return normalize(z[a][keep].float()), normalize(z[b][keep].float())
 
+    def facts(self) -> dict[str, Any]:
+        """``{"scale": s}`` where one is learned: ``softmax(s * cosines)`` are the probabilities of classes by name."""
+        scale = getattr(self, "scale", None)
+        return {"scale": float(scale().detach())} if isinstance(scale, LogitScale) else {}
+
+    def recall(self, facts: Mapping[str, Any]) -> None:
+        scale = getattr(self, "scale", None)
+        if isinstance(scale, LogitScale) and "scale" in facts:
+            scale.log.data.fill_(math.log(facts["scale"]))
+
     def findings(self, dataset: Any, indices: Any) -> Sequence[Any]:
         from counterpoint.methods.multimodal._figures import figures
 

@@ -40,8 +40,8 @@ class CLIP(Multimodal):
         learn_temperature: bool = True,
     ) -> None:
         super().__init__(encoder, views, recipe, dim, head, freeze)
-        self.scale = LogitScale(1 / temperature, learn=learn_temperature)
         self.objective = GroupInfoNCE(temperature)
+        self.scale = LogitScale(1 / temperature, learn=learn_temperature)
 
     def loss(self, views: Sequence[Any], batch: dict[str, Any]) -> Tensor:
         z = self.embed_present(views[0], batch)

@@ -99,7 +99,7 @@ class CUA(Multimodal):
         self.train()  # batch statistics as the first step will see them: running ones mean nothing yet
         for batch in batches:
             batch = self.transfer_batch_to_device(batch, self.device, 0)
-            pairs = self.pairs(self.embed({name: batch[name] for name in self.names}), batch)
+            pairs = self.pairs(self.embed_present({name: batch[name] for name in self.names}, batch), batch)
             found += [(gather(x.float()), gather(y.float())) for _, _, x, y in pairs]
             seen += sum(len(x) for x, _ in found[-1:])
             if seen >= _MAPPED_ITEMS:

@@ -52,7 +52,7 @@ class DeGLA(NegCLIP):
         dim: int | None = None,
         head: str | None = None,
         freeze: Sequence[str] = (),
-        temperature: float = 0.07,
+        temperature: float | str = 0.07,
         learn_temperature: bool = True,
         negatives: str | None = None,
         count: int = 4,
@@ -69,7 +69,7 @@ class DeGLA(NegCLIP):
         )
         if not 0 <= decay <= 1:
             raise ValueError(f"decay: expected a number from 0 to 1, got {decay}")
-        self.objective = DeGLALoss(w_igc, w_tgc, w_distill, tgc_scale, distill_batch, temperature)
+        self.objective = DeGLALoss(w_igc, w_tgc, w_distill, tgc_scale, distill_batch)
         self.teacher, self.decay = EMA(encoder), decay
 
     def train(self, mode: bool = True) -> DeGLA:

@@ -15,7 +15,7 @@ from counterpoint.methods.multimodal._multimodal import LogitScale, Multimodal, 
 from counterpoint.mining import CaptionNegatives, read_negatives
 from counterpoint.mining.captions import KINDS
 from counterpoint.objectives import HardNegativeCLIPLoss
-from counterpoint.objectives.inputs import normalize
+from counterpoint.objectives.inputs import normalize, positive
 from counterpoint.pairwise import gather_labels
 
 
@@ -28,6 +28,21 @@ class Rewritten(NamedTuple):
     mask: Tensor  # (B, K)
 
 
+def start(temperature: float | str, encoder: MultimodalEncoder) -> float:
+    """The number that a temperature means: ``"trained"`` is that of the run that left the encoder.
+
+    Raises:
+        ValueError: another word, or an encoder that keeps none.
+    """
+    if not isinstance(temperature, str):
+        positive(temperature=temperature)
+        return temperature
+    if temperature != "trained" or "scale" not in encoder.extra:
+        expected = "a number, or 'trained' with an encoder whose run learned one"
+        raise ValueError(f"temperature: expected {expected}, got {temperature!r}")
+    return max(0.01, 1 / float(encoder.extra["scale"]))
+
+
 class NegCLIP(Multimodal):
     """An image must find its caption among the captions of the batch and rewrites of them that are not true.
 
@@ -38,7 +53,8 @@ class NegCLIP(Multimodal):
         encoder, views, recipe, freeze: see :class:`~counterpoint.methods.multimodal._multimodal.Multimodal`. Views of
             the text must leave strings, of which the negatives are made.
         dim, head: of the common space; by default those of a trained encoder, whose heads are kept, or 128 and linear.
-        temperature: where the learned one starts, 0.07.
+        temperature: where the learned one starts: 0.07, or ``"trained"``, that of the encoder's own run, as the papers
+            have it, who go on from CLIP's.
         learn_temperature: ``False`` keeps it.
         negatives: a file of negatives that a language model or a person has written, see
             :func:`~counterpoint.mining.read_negatives`; rules make what it lacks.
@@ -63,12 +79,13 @@ class NegCLIP(Multimodal):
         dim: int | None = None,
         head: str | None = None,
         freeze: Sequence[str] = (),
-        temperature: float = 0.07,
+        temperature: float | str = 0.07,
         learn_temperature: bool = True,
         negatives: str | None = None,
         count: int = 4,
         kinds: Sequence[str] = KINDS,
     ) -> None:
+        temperature = start(temperature, encoder)
         dim, head = dim or encoder.dim or 128, head or encoder.head or "linear"
         super().__init__(encoder, views, recipe, dim, head, freeze)
         self.image, self.text = encoder.named("image"), encoder.named("text")
