@@ -79,9 +79,7 @@ class Rocket(Multimodal):
         if separate:
             self.projector[f"{part}_of_local_{name}"] = make()
 
-    def through(
-        self, part: str, h: Mapping[str, Sequence[Tensor]], heads: Mapping[str, nn.Module] | None = None
-    ) -> Features:
+    def through(self, part: str, h: Mapping[str, Sequence[Tensor]], heads: Any = None) -> Features:
         """Of each modality every view through its head: the first, which is global, and the local ones.
 
         Args:
@@ -89,12 +87,10 @@ class Rocket(Multimodal):
             h: of each modality what goes in, (B', F) for each view.
             heads: by default this model's; a teacher's.
         """
-        heads = self.projector if heads is None else heads  # type: ignore[assignment]
-        assert heads is not None
+        heads = self.projector if heads is None else heads
         found: Features = {}
         for name in self.names:
-            first = f"{part}_{name}"
-            other = f"{part}_of_local_{name}"
+            first, other = f"{part}_{name}", f"{part}_of_local_{name}"
             local = heads[other if other in heads else first]
             found[name] = [(local if at else heads[first])(each) for at, each in enumerate(h[name])]
         return found

@@ -95,14 +95,13 @@ class CUA(Multimodal):
     @torch.no_grad()
     def set_initial_gap(self, batches: Any) -> None:
         """Turn the second tower's head so that the two modalities are ``initial_gap`` apart on these batches."""
-        training, found, seen = self.training, [], 0
+        training, found = self.training, []
         self.train()  # batch statistics as the first step will see them: running ones mean nothing yet
         for batch in batches:
             batch = self.transfer_batch_to_device(batch, self.device, 0)
             pairs = self.pairs(self.embed_present({name: batch[name] for name in self.names}, batch), batch)
             found += [(gather(x.float()), gather(y.float())) for _, _, x, y in pairs]
-            seen += sum(len(x) for x, _ in found[-1:])
-            if seen >= _MAPPED_ITEMS:
+            if sum(len(x) for x, _ in found) >= _MAPPED_ITEMS:
                 break
         self.train(training)
         if not found:
