@@ -118,8 +118,8 @@ def _pictures(
     about = (
         "Left, a test picture with its caption, of which one word is to become another: its vector, less that of the "
         f"word and plus that of the other. Then what is nearest to that among {len(captions)} test pictures, itself "
-        f"left out. {found.right.mean():.1%} of {len(changes):,} such questions find a picture with the caption that "
-        f"was asked for, {found.blind.mean():.1%} without adding any words."
+        f"left out. Averaged over pictures, {found.scores['arithmetic']:.1%} of {len(changes):,} such questions find a "
+        f"picture with the caption asked for, {found.scores['arithmetic_blind']:.1%} without adding any words."
     )
     columns = ["picture", *(str(at) for at in range(1, rows.shape[1]))]
     return [Pictures("Pictures by arithmetic", about, shown, columns, told)]
