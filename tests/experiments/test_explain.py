@@ -46,17 +46,19 @@ class TestEveryObjective:
             assert loss["base"] is None
             assert sum(loss["split"].values()) == pytest.approx(1)
             return
+        pulls = name not in ("UniformityLoss", "CrossUniformityLoss", "ContrastiveMIMTerm")
         for axis in ("temperature", "batch_size", "views"):
             for value, found in loss[axis].items():
                 assert found["residual"] < 1e-6, (axis, value)
-                numbers = [found[key] for key in ("pull", "push", "gradient", "direction", "hardest_1", "effective")]
+                numbers = [found[key] for key in ("pull", "push", "gradient", "hardest_1", "effective")]
+                numbers += [found["direction"]] if pulls else []
                 numbers += [y for kind in ("negative", "positive") for y in found[f"{kind}_curve"]["y"]]
                 assert all(math.isfinite(x) for x in numbers), (axis, value)
-        assert loss["base"]["pull"] > 0
-        assert (loss["base"]["negatives"] > 0) == (name != "NegativeCosine")
+        assert (loss["base"]["pull"] > 0) == pulls
+        assert (loss["base"]["negatives"] > 0) == (name not in ("NegativeCosine", "AlignmentLoss"))
 
     def test_most_can_be_explained(self):
-        assert len(known_losses()) >= 24
+        assert len(known_losses()) >= 38
         assert not {"SwAV", "AMCL", "DifferentiableSort"} & set(known_losses())
 
 
@@ -129,6 +131,24 @@ class TestCalls:
         assert self.weights("supcon", self.z[:2], labels).positive.sum(1).tolist() == [7] * 24
         assert self.weights("supcon", self.z[:2]).positive.sum(1).tolist() == [1] * 24
         assert self.weights("ntxent", self.z[:2], labels).positive.sum(1).tolist() == [1] * 24
+
+    def test_two_modalities_are_views(self):
+        """Of CWCL, what is alike is a positive too, so that the pair itself is pulled less, or even pushed."""
+        clip, cwcl = (self.weights(name, self.z[:2]) for name in ("groupinfonce", "cwclloss"))
+        within = ~torch.eye(12, dtype=torch.bool)
+        assert not bool(clip.weight[:12, :12][within].any() or clip.weight[12:, 12:][within].any())
+        assert bool((cwcl.pull < clip.pull).all())
+
+    def test_pushing_alone_knows_no_positives(self):
+        for name in ("uniformityloss", "crossuniformityloss", "contrastivemimterm"):
+            found = self.weights(name)
+            assert not bool(found.weight[found.positive.nonzero().unbind(1)].any()), name
+            assert bool((found.push > 0).all()), name
+
+    def test_labels_are_items_where_there_are_none(self):
+        labels = torch.arange(12) % 3
+        assert self.weights("focalsupcon", self.z[:2]).positive.sum(1).tolist() == [1] * 24
+        assert self.weights("focalsupcon", self.z[:2], labels).positive.sum(1).tolist() == [7] * 24
 
     def test_sogclr_at_a_first_visit_is_dcl(self):
         sog, dcl = (self.weights(name, self.z[:2]) for name in ("sogclr:gamma=1.0", "dcl"))

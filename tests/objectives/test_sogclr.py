@@ -13,14 +13,8 @@ from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from counterpoint.objectives.sogclr import (
-    BimodalISogCLR,
-    BimodalSogCLR,
-    ISogCLR,
-    SogCLR,
-    TemperatureStep,
-    dro_temperature,
-)
+from counterpoint.objectives.item_state import TemperatureStep, dro_temperature
+from counterpoint.objectives.sogclr import BimodalISogCLR, BimodalSogCLR, ISogCLR, SogCLR
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "63-isogclr.npz")
 LEARNS = {"rho": 0.3, "eta": 0.03}

@@ -211,7 +211,7 @@ def _summary(found: Sequence[Pairs], full: float | None) -> dict[str, Any]:
         "push": mean(p.push for p in found),
         "full": full,
         "multiplier": float(multipliers.nanmean()),
-        "multiplier_least": float(multipliers.nan_to_num(torch.inf).min()),
+        "multiplier_least": float(multipliers[~multipliers.isnan()].min()) if unit > 0 else torch.nan,
         "multipliers": multipliers[:: -(-len(multipliers) // _VALUES)].tolist(),
         "gradient": mean(p.size for p in found),
         "direction": mean(p.direction for p in found),

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from counterpoint import objectives
 
-_LAYOUTS = (("z1", "z2"), ("image", "text"), ("predictions", "targets"), ("queries", "keys"))
+_EITHER = (("z1", "z2"), ("image", "text"), ("x", "y"))  # two views of equal standing
+_ORDERED = (("frozen", "trained"), ("anchors", "keys"))  # of two kinds, which all rows take in turn
+_ROLES = (("predictions", "targets"), ("queries", "keys"))  # of which the first alone learns, and there may be a bank
+_ALONE = (["x"], ["codes"])  # rows that know of no positives
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,10 @@ def refusal(kind: type[nn.Module]) -> str | None:
     names = list(inspect.signature(kind.forward).parameters)[1:]
     if names[:1] == ["global_scores"]:
         return "it acts on scores of prototypes, not on pairs of embeddings"
-    if tuple(names[:2]) not in _LAYOUTS and names[:1] != ["z"]:
+    if names not in _ALONE and tuple(names[:2]) not in (*_EITHER, *_ORDERED, *_ROLES) and names[:1] != ["z"]:
         return f"it is called with {', '.join(names)}, which are not embeddings of views"
     after = list(inspect.signature(kind.forward).parameters.values())[2:] if names[:1] == ["z"] else []
-    more = [p.name for p in after if p.default is p.empty and p.name != "index"]
+    more = [p.name for p in after if p.default is p.empty and p.name not in ("index", "labels")]
     more += [name for name in names if name in ("neg_text", "logits")]  # of captions: rewrites, and a decoder's output
     if more:
         return f"it is called with {', '.join(more)} too, which views alone do not have"
@@ -129,19 +132,26 @@ class Call:
 def call(objective: nn.Module, z: Tensor, bank: Tensor, labels: Tensor | None = None) -> Call:
     """How an objective is called with views ``z`` (V, B, D), a bank (K, D) of other items, and labels (B,).
 
-    Losses of two views are averaged over all pairs of views, those that tell queries from keys in both orders.
+    Losses of two views are averaged over all pairs of views, those that tell one from the other in both orders; losses
+    that know of no positives, over the views. One that asks for labels and rows gets all views as its rows, labelled by
+    their items where there are no other labels.
     """
-    names = list(inspect.signature(objective.forward).parameters)
-    number, count, _ = z.shape
+    parameters = inspect.signature(objective.forward).parameters
+    names, number, count = list(parameters), *z.shape[:2]
     items = torch.arange(count)
     known = {"index": items} if "index" in names else {}
     if labels is not None and "labels" in names:
         known["labels"], items = labels, labels
     groups = items.expand(number, count)
+    if names == ["z", "labels"] and parameters["labels"].default is inspect.Parameter.empty:
+        return Call(lambda x: objective(x.flatten(0, 1), groups.flatten()), [z], [groups])
     if names[0] == "z":
         return Call(lambda x: objective(x, **known), [z], [groups])
-    if names[0] in ("z1", "image"):
-        return Call(lambda x: _mean(objective(a, b, **known) for a, b in combinations(x, 2)), [z], [groups])
+    if names in _ALONE:
+        return Call(lambda x: _mean(objective(view) for view in x), [z], [groups])
+    if tuple(names[:2]) in (*_EITHER, *_ORDERED):
+        ways = combinations if tuple(names[:2]) in _EITHER else permutations
+        return Call(lambda x: _mean(objective(a, b, **known) for a, b in ways(x, 2)), [z], [groups])
     banks, banked = ([bank], [count + torch.arange(len(bank))]) if "negatives" in names else ([], [])
 
     def pairs(q: Tensor, k: Tensor, *n: Tensor) -> Tensor:

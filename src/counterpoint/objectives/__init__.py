@@ -73,6 +73,7 @@ from counterpoint.objectives.groups import GroupInfoNCE, GroupNTXent
 from counterpoint.objectives.hallucination import HallucinatedNTXent
 from counterpoint.objectives.hard import HardContrastive, SimpleContrastive, penalty_entropy, relative_penalty
 from counterpoint.objectives.info_nce import InfoNCE
+from counterpoint.objectives.item_state import dro_temperature
 from counterpoint.objectives.likelihoods import (
     BernoulliLikelihood,
     GaussianLikelihood,
@@ -91,7 +92,7 @@ from counterpoint.objectives.soft_targets import (
     softmax_means,
     target_means,
 )
-from counterpoint.objectives.sogclr import BimodalISogCLR, BimodalSogCLR, ISogCLR, SogCLR, dro_temperature
+from counterpoint.objectives.sogclr import BimodalISogCLR, BimodalSogCLR, ISogCLR, SogCLR
 from counterpoint.objectives.sorting import DifferentiableSort
 from counterpoint.objectives.spectral import SpectralContrastive
 from counterpoint.objectives.statistics import ScoreStatistics, score_statistics

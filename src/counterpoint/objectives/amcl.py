@@ -180,15 +180,17 @@ class AMCL(nn.Module):
         rows, parts = max(1, _PAIRS // keys.shape[1]), []
         for start in range(0, anchors.shape[1], rows):
             block = slice(start, start + rows)
-            own = None if items is None else items[block, None] == items
-            parts.append(checkpoint(self._block, anchors[:, block], keys, own, use_reentrant=False))
+            own = None if items is None else items[block]
+            parts.append(checkpoint(self._block, anchors[:, block], keys, own, items, use_reentrant=False))
         return torch.cat(parts, 1)
 
-    def _block(self, anchors: Tensor, keys: Tensor, own: Tensor | None) -> Tensor:
+    def _block(self, anchors: Tensor, keys: Tensor, own: Tensor | None, items: Tensor | None) -> Tensor:
         with torch.autocast(anchors.device.type, enabled=False):
             similarity = anchors @ keys.transpose(1, 2)
         scores = self._score(similarity, self.temperature(anchors[:, :, None], keys[:, None]), anchors)
-        return (scores if own is None else scores.masked_fill(own, -torch.inf)).logsumexp(2)
+        if own is not None and items is not None:  # a mask that is kept for each block would be one of all pairs
+            scores = scores.masked_fill(own[:, None] == items, -torch.inf)
+        return scores.logsumexp(2)
 
 
 class AMCLSimSiam(nn.Module):
@@ -259,7 +261,7 @@ class AMCLBarlow(nn.Module):
         ``loss(z1, z2)``: (C, B, D) each, raw, B >= 2. Cost O(C (B + hidden) D^2), memory O(C hidden D^2).
 
     Attributes:
-        statistics: mean and deviation of the temperatures on and off the diagonal in the last call.
+        statistics: mean and deviation of the temperatures on and off the diagonal in the last call, if any.
 
     Raises:
         ValueError: on B = 1 (no variance), shapes that differ, non-finite values, lambda_ or beta < 0.
@@ -302,6 +304,8 @@ def _statistics(**temperatures: Tensor) -> dict[str, Tensor]:
     """``tau_<kind>`` and ``tau_<kind>_std`` of each kind."""
     found: dict[str, Tensor] = {}
     for kind, tau in temperatures.items():
+        if not tau.numel():  # heads of one dimension have no other to be correlated with
+            continue
         std, mean = torch.std_mean(tau.detach(), correction=0)
         found |= {f"tau_{kind}": mean, f"tau_{kind}_std": std}
     return found

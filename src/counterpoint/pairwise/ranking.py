@@ -45,16 +45,18 @@ def nearest(
     exclude_keys = exclude if exclude_keys is None else exclude_keys
     dtype = computing_dtype(queries, other)
     columns, rows = other.to(dtype).T, max(1, _BLOCK // len(other))
-    scores, index = [], []
+    # all made here: small results between large blocks that go keep glibc from using the blocks' room again
+    block = columns.new_empty(min(rows, len(queries)), len(other))
+    scores = columns.new_empty(len(queries), k)
+    index = torch.empty(len(queries), k, dtype=torch.int64, device=scores.device)
     with torch.autocast(queries.device.type, enabled=False):
         for start in range(0, len(queries), rows):
-            block = queries[start : start + rows].to(dtype) @ columns
+            part = slice(start, start + rows)
+            some = torch.mm(queries[part].to(dtype), columns, out=block[: len(scores[part])])
             if exclude is not None and exclude_keys is not None:
-                block.masked_fill_(exclude[start : start + rows, None] == exclude_keys, float("-inf"))
-            found = block.topk(k, dim=1, sorted=ordered)
-            if bool((found.values == float("-inf")).any()):
-                left = int((block > float("-inf")).sum(1).min())
+                some.masked_fill_(exclude[part, None] == exclude_keys, float("-inf"))
+            torch.topk(some, k, dim=1, sorted=ordered, out=(scores[part], index[part]))
+            if bool((scores[part] == float("-inf")).any()):
+                left = int((some > float("-inf")).sum(1).min())
                 raise ValueError(f"k: expected at most {left}, the keys that are left for some query, got {k}")
-            scores.append(found.values)
-            index.append(found.indices)
-    return torch.cat(scores), torch.cat(index)
+    return scores, index

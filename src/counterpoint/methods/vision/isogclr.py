@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from counterpoint.encoders import Encoder, mlp_head
+from counterpoint.findings import Finding
 from counterpoint.methods.base import Method, Recipe, Views
+from counterpoint.methods.temperatures import temperature_findings
 from counterpoint.objectives.sogclr import ISogCLR as Objective
 
 
@@ -29,8 +31,8 @@ class ISogCLR(Method):
         compat: see :class:`~counterpoint.objectives.sogclr.SogCLR`.
         dim: D of the projection, 128.
 
-    After training ``objective.state.tau`` holds the temperatures, by position in the data set. They step with each
-    batch of the training, and are saved in its checkpoints.
+    After training ``objective.state.tau`` holds the temperatures, by position in the data set; the page of the run
+    shows them. They step with each batch of the training, and are saved in its checkpoints.
 
     Reference: arXiv 2305.11965.
     """
@@ -62,3 +64,6 @@ class ISogCLR(Method):
 
     def loss(self, views: Sequence[Tensor], batch: dict[str, Any]) -> Tensor:
         return self.objective(*self.embed_together(views), batch.get("index"), self.current_epoch, self.progress)
+
+    def findings(self, dataset: Any, indices: Any) -> Sequence[Finding]:
+        return temperature_findings({"temperature": self.objective.state}, dataset)
