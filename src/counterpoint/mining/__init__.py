@@ -4,7 +4,8 @@ A queue of embeddings, clusters and groups of them, partner classes, hard pairs,
 rewrites that are not true: :class:`CaptionNegatives`.
 """
 
-from counterpoint.mining.captions import CaptionNegatives, Foil, read_negatives
+from counterpoint.mining.caption_files import read_negatives
+from counterpoint.mining.captions import CaptionNegatives, Foil
 from counterpoint.mining.clusters import spherical_kmeans
 from counterpoint.mining.groups import Grouping, cluster_pseudo_labels
 from counterpoint.mining.hard_pairs import HardPairs, generate_hard_pairs, hardest_pairs, random_negatives
