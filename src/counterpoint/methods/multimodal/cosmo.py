@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from counterpoint.encoders import MultimodalEncoder
-from counterpoint.encoders.cosmo import CosMoEncoder, plain_text
-from counterpoint.encoders.interleaved import IGNORED, VISUAL, Interleaved, row_numbers
+from counterpoint.encoders.cosmo import CosMoEncoder
+from counterpoint.encoders.interleaved import IGNORED, VISUAL, Interleaved, plain_text, row_numbers
 from counterpoint.findings import Captions
 from counterpoint.methods.base import Recipe
 from counterpoint.methods.multimodal._figures import written_captions
@@ -53,13 +53,13 @@ class CosMo(Multimodal):
         duplicates: whether pictures whose captions are the same are negatives of each other all the same, as in the
             official code.
         unimodal_depth, interval, compress_ratio, only_immediate: of the language model, see
-            :class:`~counterpoint.encoders.cosmo.LanguageTower`.
+            :class:`~counterpoint.encoders.language_tower.LanguageTower`.
         num_latents, resampler_depth, heads, dim_head, qk_norm: of the resampler and the attention, see
             :class:`~counterpoint.encoders.cosmo.CosMoEncoder`.
         length: tokens of a document at most; 128, the paper's.
         images: pictures of a document at most; 3, the paper's.
         clip: gradients are scaled down to this length, all together; 1, the official code's.
-        compat: see :class:`~counterpoint.encoders.cosmo.LanguageTower`.
+        compat: see :class:`~counterpoint.encoders.language_tower.LanguageTower`.
 
     The image vector of a document with several pictures is their mean, over those that are there; the official one
     counts empty slots too. Rows without a text are left out; of rows without a picture nothing is learned but, while
