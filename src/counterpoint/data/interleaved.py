@@ -98,7 +98,8 @@ class InterleavedDataset(MultimodalDataset):
 
 def _pairs(documents: Sequence[str], shown: np.ndarray) -> np.ndarray:
     alone = [text.count(VISUAL) == 1 and text.startswith(VISUAL) for text in documents]
-    return np.logical_and(np.array(alone, dtype=bool), shown[:, 0])
+    found: np.ndarray = np.array(alone, dtype=bool) & shown[:, 0]
+    return found
 
 
 def documents(
