@@ -144,3 +144,41 @@ def test_what_has_no_answer(options, message):
         sampler(**options)
     with pytest.raises(ValueError, match=r"^groups: expected \(2,\) integers"):
         GroupSampler(2, GROUPS, 2)
+
+
+WEIGHTED = {"weights": {20: 3, 40: 2, 0: 5}}  # a group of 7 has no batch, and leaves its turns to the others
+
+
+class TestWeights:
+    """Groups that take turns by weight: 24 items of the group 20, 10 of the group 40, in batches of 8."""
+
+    def test_every_stretch_has_as_many_batches_of_a_group_as_it_weighs(self):
+        one = sampler(**WEIGHTED, length=7)
+        batches = drawn(one, *range(5))  # stretches do not end where epochs do
+        kinds = [int(GROUPS[batch[0]]) for batch in batches]
+        assert all({int(GROUPS[i]) for i in batch} == {kind} for batch, kind in zip(batches, kinds, strict=True))
+        assert all(sorted(kinds[at : at + 5]) == [20, 20, 20, 40, 40] for at in range(0, 35, 5))
+        assert len({tuple(kinds[at : at + 5]) for at in range(0, 35, 5)}) > 1
+
+    def test_a_group_goes_through_passes_of_its_own(self):
+        batches = [batch for batch in drawn(sampler(**WEIGHTED, length=10), 0, 1) if GROUPS[batch[0]] == 20]
+        for at in range(0, len(batches), 3):  # three batches hold all 24
+            assert len(np.unique(np.concatenate(batches[at : at + 3]))) == 24
+        assert not np.array_equal(batches[0], batches[3])
+
+    def test_it_goes_on_within_an_epoch_and_on_all_processes(self):
+        whole = drawn(sampler(**WEIGHTED, length=7), 2)
+        resumed = sampler(**WEIGHTED, length=7)
+        resumed.set_epoch(2, skip=3)
+        assert [batch.tolist() for batch in resumed] == [batch.tolist() for batch in whole[3:]]
+        parts = [drawn(sampler(**WEIGHTED, length=7, rank=rank, world=2), 2) for rank in range(2)]
+        assert all(set(a) | set(b) == set(batch) for a, b, batch in zip(*parts, whole, strict=True))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [({"weights": {20: 1}, "small": "merge"}, "merged"), ({"weights": {20: -1}}, "integers from 0"),
+         ({"weights": {0: 1}}, "above 0 for a group")],
+    )  # fmt: skip
+    def test_refusals(self, options, message):
+        with pytest.raises(ValueError, match=f"^weights: .*{message}"):
+            sampler(**options)

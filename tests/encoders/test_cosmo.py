@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from counterpoint.encoders import MultimodalEncoder, Tokenizer, build, build_text_encoder, load
-from counterpoint.encoders.cosmo import CosMoEncoder, blocks_of, plain_text
-from counterpoint.encoders.interleaved import END_OF_CHUNK, VISUAL, few_shot
+from counterpoint.encoders.causal import blocks_of
+from counterpoint.encoders.cosmo import CosMoEncoder
+from counterpoint.encoders.interleaved import END_OF_CHUNK, VISUAL, few_shot, plain_text
 
 TEXTS = ["a photo of a seven", "a photo of a two", "one", "nine on the left and four on the right"]
 

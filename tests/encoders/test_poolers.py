@@ -148,3 +148,15 @@ def test_a_pooled_encoder_is_an_encoder(tmp_path):
 def test_refusals(make, argument):
     with pytest.raises(ValueError, match=f"^{argument}: expected"):
         make()
+
+
+def test_frames_of_a_clip_are_pooled_together():
+    torch.manual_seed(0)
+    backbone = pool(build("convnet", (1, 8, 8), widths=(8,)), n_queries=3).eval().backbone
+    frames = torch.rand(2, 3, 1, 8, 8)
+    one = backbone.pooled(frames[:, :1])
+    torch.testing.assert_close(one.tokens, backbone.pooled(frames[:, 0]).tokens)
+    clip = backbone.pooled(frames)
+    assert clip.tokens.shape == one.tokens.shape
+    assert not torch.allclose(clip.vector, one.vector)
+    torch.testing.assert_close(backbone.pooled(frames[:, [2, 0, 1]]).vector, clip.vector)

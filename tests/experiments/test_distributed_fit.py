@@ -57,3 +57,63 @@ def test_two_processes_train_pairs_with_gaps_as_one_does(tmp_path, method):
     assert done.returncode == 0, done.stderr
     for a, b in zip(one.metrics, Run(tmp_path / "two").metrics, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+
+CAPTIONED = """
+import sys, json
+import counterpoint as cp
+for out, arguments in json.loads(sys.argv[1]).items():
+    cp.fit(out=sys.argv[2] + "/" + out, **arguments)
+"""
+
+
+def test_two_processes_learn_to_write_as_one_does(tmp_path):
+    """CoCa, CosMo with and without a language model to learn first, and CLOSE with an adapter that is estimated."""
+    import json
+
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    found = load_digits()
+    rows, pages = [], []
+    for at in range(100):
+        Image.fromarray((found.images[at] * 15.9).astype(np.uint8)).save(tmp_path / f"{at}.png")
+        text = f"a photo of a {words[found.target[at]]}" if at % 3 else f"here {words[found.target[at]]}"
+        rows.append({"image": f"{at}.png", "text": text if at % 5 else None})
+        shown = [f"{at}.png", f"{at // 2}.png"] if at % 2 else [f"{at}.png"]
+        pages.append({"text": text if len(shown) == 1 else f"<visual> {text} <visual> two", "images": shown})
+    for name, table in (("pairs", rows), ("pages", pages)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, table)))
+    towers = {"image": {"name": "mlp", "widths": [16]}, "text": {"width": 16, "depth": 2, "heads": 2}}
+    towers_of_cosmo = {**towers, "image": {"widths": [8]}}
+    plain = {**SAME, "batch_size": 24, "progress": False, "report": False, "monitor": 0, "evaluate": False}
+    pairs = {**plain, "data": str(tmp_path / "pairs.jsonl"), "image": "image", "text": "text"}
+    small = {"num_latents": 2, "heads": 2, "dim_head": 8, "length": 32, "resampler_depth": 1}
+    cosmo = {**plain, "data": str(tmp_path / "pages.jsonl"), "method": "cosmo", "encoders": towers_of_cosmo}
+    cp.fit(out=str(tmp_path / "clip"), method="clip", encoders=towers, options={"dim": 8}, **pairs)
+    writing = {"width": 16, "layers": 1, "dropout": 0.0, "adapter": "linear", "std": 0.0}
+    fits = {
+        "coca": {**pairs, "method": "coca", "encoders": towers, "options": {"n_queries": 2, "dim": 8}},
+        "cosmo": {**cosmo, "options": {**small, "language_share": 0.5}},
+        "ratio": {**cosmo, "options": {**small, "language_share": 0.0, "ratio": [1, 2], "contrastive_weight": 0.0}},
+        "close": {**pairs, "method": "close", "encoder": str(tmp_path / "clip"), "options": writing},
+    }
+    for out, arguments in fits.items():
+        cp.fit(out=str(tmp_path / "one" / out), **arguments)
+    script = tmp_path / "fits.py"
+    script.write_text(CAPTIONED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    command += [json.dumps(fits), str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    for out in fits:
+        runs = [Run(tmp_path / count / out) for count in ("one", "two")]
+        for a, b in zip(*(run.metrics for run in runs), strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4), out
+        for part in ("encoder", "head"):
+            if (runs[0].folder / part / "model.safetensors").exists():
+                first, second = (load_file(run.folder / part / "model.safetensors") for run in runs)
+                for name, value in first.items():
+                    torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4, msg=f"{out}: {name}")

@@ -9,7 +9,8 @@ import counterpoint as cp
 from counterpoint.data import pair
 from counterpoint.encoders import MultimodalEncoder, build, build_text_encoder, fit_adapters
 from counterpoint.findings import Captions, Curves
-from counterpoint.methods.multimodal.close import CLOSE, common_answers
+from counterpoint.methods.multimodal._task import common_answers
+from counterpoint.methods.multimodal.close import CLOSE
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 QUIET = {"progress": False, "report": False, "monitor": 0, "threads": 1}
@@ -125,7 +126,7 @@ class TestTraining:
         assert "caption_exact" not in run.scores  # names of classes are no captions
         assert run.findings[-2].columns == ["question", "about the image", "about its text", "right"]
         model = run.model()
-        assert model.labels == ["no", "yes"]
+        assert model.task.labels == ("no", "yes")
         assert model.writer.tokenizer.unk not in model.writer.tokenizer.encode(["its number is even odd yes"])[0]
         assert not torch.equal(model.adapter.weight, torch.eye(32))  # what was estimated is kept with the run
         references = model.answers(data, np.arange(8))[1]
@@ -178,7 +179,8 @@ class TestLoss:
     @pytest.mark.parametrize(
         ("options", "std"),
         [({}, 0.12), ({"captions": "multiple"}, 0.04), ({"target": "label", "names": ["no", "yes"]}, 0.08),
-         ({"target": "answer", "captions": "mean"}, 0.04), ({"std": 0.3}, 0.3)],
+         ({"target": "answer", "captions": "mean"}, 0.04), ({"target": "answer", "question": "query"}, 0.04),
+         ({"std": 0.3}, 0.3)],
     )  # fmt: skip
     def test_noise_of_the_official_script(self, options, std):
         assert make(**options).adapter.std == std
@@ -194,25 +196,25 @@ class TestExamples:
         return read
 
     def test_single(self):
-        found = make().examples(self.read(), drawn=False)
+        found = make().task.examples(self.read(), drawn=False)
         assert found.rows == [0, 1]
         assert found.stand_ins == found.targets == [("a one",), ("a two",)]
         method = make()
-        drawn = {method.examples(self.read()).targets[0] for _ in range(20)}
+        drawn = {method.task.examples(self.read()).targets[0] for _ in range(20)}
         assert drawn == {("a one",), ("the digit one",)}
 
     def test_multiple(self):
-        found = make(captions="multiple").examples(self.read(), drawn=False)
+        found = make(captions="multiple").task.examples(self.read(), drawn=False)
         assert (found.rows, found.stand_ins, found.targets) == ([0], [("a one",)], [("the digit one",)])
 
     def test_the_rival_writes_all_captions(self):
-        found = make(source="image").examples(self.read(), drawn=False)
+        found = make(source="image").task.examples(self.read(), drawn=False)
         assert found.targets == [("a one", "the digit one"), ("a two",)]
 
     def test_mean_of_captions_and_common_answers(self):
         read = self.read(answer=[("yes", "yes", "no"), ("no",), ("no",)], query=["is it", "is it", "is it"])
         method = make(target="answer", question="query", captions="mean").eval()
-        found = method.examples(read, drawn=False)
+        found = method.task.examples(read, drawn=False)
         assert found.stand_ins == [("a one", "the digit one"), ("a two",)]
         assert (found.targets, found.questions) == ([("yes",), ("no",)], ["is it", "is it"])
         raw = method.encoder.towers["text"](["a one", "the digit one"]).mean(0)
@@ -220,7 +222,7 @@ class TestExamples:
 
     def test_labels(self):
         read = self.read(label=torch.tensor([1, -1, 0]))
-        found = make(target="label", names=["no", "yes"]).examples(read, drawn=False)
+        found = make(target="label", names=["no", "yes"]).task.examples(read, drawn=False)
         assert (found.rows, found.targets) == ([0], [("yes",)])
 
     def test_answers_that_count(self):
@@ -275,6 +277,6 @@ def test_what_is_to_be_scored():
 
 def test_what_a_batch_must_hold():
     with pytest.raises(ValueError, match=r"^modalities: this method needs 'query'"):
-        make(question="query").examples(batch())
+        make(question="query").task.examples(batch())
     with pytest.raises(ValueError, match=r"^labels: target='label' needs labels"):
-        make(target="label", names=["no"]).examples(batch())
+        make(target="label", names=["no"]).task.examples(batch())

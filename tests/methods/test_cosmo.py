@@ -148,6 +148,8 @@ def test_what_is_frozen():
         ({"language_share": 1.0}, r"^language_share: expected a number from 0 to below 1"),
         ({"language_share": 0.2, "freeze": "text"}, r"^language_share: 0.2 of the steps would train"),
         ({"contrastive_weight": -1}, r"^weight: expected"),
+        ({"ratio": [1, 2, 2]}, r"^ratio: expected batches of pairs and of documents"),
+        ({"ratio": [0, 0]}, r"^ratio: expected"),
         ({"freeze": "sound"}, r"^freeze: there is no modality 'sound'"),
     ],
 )
@@ -267,3 +269,31 @@ def test_the_command_reads_documents(tmp_path, capsys):
     assert (tmp_path / "run" / "report.html").exists()
     assert "finished" in capsys.readouterr().out
     main(["report", str(tmp_path / "run")])
+
+
+def test_batches_of_one_kind_in_a_ratio(tmp_path, monkeypatch):
+    seen = []
+    loss = CosMo.loss
+
+    def look(method, views, batch):
+        seen.append(batch["pair"].float().mean().item())
+        return loss(method, views, batch)
+
+    monkeypatch.setattr(CosMo, "loss", look)
+    data = digits("documents", 600)  # 150 of three pictures, 150 pairs
+    how = {"ratio": [2, 1], "language_share": 0.0, "length": 48}
+    run = cp.fit(data, "cosmo", out=str(tmp_path / "run"), steps=9, batch_size=24, encoders=READER, evaluate=False,
+                 options={**SMALL, **how}, threads=1, progress=False, report=False, monitor=0)  # fmt: skip
+    assert [sorted(seen[at : at + 3]) for at in range(0, 9, 3)] == [[0, 1, 1]] * 3
+    assert run.state == "finished"
+    plain = make(ratio=[2, 1])
+    plain.prepare(digits(items=20), np.arange(20))  # pairs alone are all of one kind
+    assert plain.grouping() is None
+
+
+def test_without_a_contrast_what_only_it_would_train_is_left_alone():
+    method, batch = make(contrastive_weight=0, language_share=0.0).train(), batch_of()
+    method.loss([batch], batch).backward()
+    without = {name for name, p in method.named_parameters() if p.grad is None}
+    assert without == {name for name, p in method.named_parameters() if not p.requires_grad}
+    assert any("pool" in name for name in without)

@@ -10,7 +10,7 @@ A position that is to be drawn several times an epoch occurs several times; the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
@@ -107,6 +107,10 @@ class GroupSampler(Sampler[np.ndarray]):
             make a batch; numbers of :func:`counterpoint.mining.cluster_pseudo_labels` are near where the first stages
             agree. What remains joins the group before.
         order: ``"round_robin"``, as the authors' code, or ``"random"``.
+        weights: group -> of how many batches in every ``sum(weights)`` of them it is, whatever its size; in every such
+            stretch the groups take turns in an order that is drawn. Each group goes through passes of its own, a small
+            one more often. Groups without a batch leave their turns to the others. ``None``: each of as many batches
+            as it fills. Not with ``small="merge"``.
         length: batches in an epoch; default those of a pass.
         seed, rank, world: as for :class:`EpochSampler`.
 
@@ -134,6 +138,7 @@ class GroupSampler(Sampler[np.ndarray]):
         least: int | None = None,
         small: str = "drop",
         order: str = "round_robin",
+        weights: Mapping[int, int] | None = None,
         length: int | None = None,
         seed: int = 0,
         rank: int = 0,
@@ -157,7 +162,7 @@ class GroupSampler(Sampler[np.ndarray]):
         if length is not None and length < 1:
             raise ValueError(f"length: expected at least 1 batch, got {length}.")
         self.order, self.seed, self.rank, self.world = order, seed, rank, world
-        number, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
+        kinds, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
         self.small = int((sizes < self.least).sum())
         self.pool = (_merged(sizes, self.least) if small == "merge" else np.arange(len(sizes)))[number]
         self.sizes = np.bincount(self.pool)
@@ -172,6 +177,7 @@ class GroupSampler(Sampler[np.ndarray]):
                 f"groups: none of the {len(sizes)} groups has the {self.least} items of a batch, the largest has "
                 f"{int(sizes.max())}. Choose a smaller batch_size or least, or small='merge'."
             )
+        self.turns = None if weights is None else self._turns(weights, kinds, batches_of, small)
         self.length = self.batches_in_pass if length is None else length
         self.epoch, self.skip = 0, 0
 
@@ -188,6 +194,9 @@ class GroupSampler(Sampler[np.ndarray]):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         at, end = self.epoch * self.length + self.skip, (self.epoch + 1) * self.length
+        if self.turns is not None:
+            yield from (batch[self.rank :: self.world] for batch in self._weighted(at, end, self.turns))
+            return
         while at < end:
             number, first = divmod(at, self.batches_in_pass)
             some = self._pass(number)[first : first + end - at]
@@ -195,15 +204,46 @@ class GroupSampler(Sampler[np.ndarray]):
                 yield batch[self.rank :: self.world]
             at += len(some)
 
+    def _turns(self, weights: Mapping[int, int], kinds: np.ndarray, batches_of: np.ndarray, small: str) -> np.ndarray:
+        """The groups that have a batch, each as often as it comes in a stretch."""
+        if small == "merge":
+            raise ValueError("weights: groups that are merged have none; leave small='drop'.")
+        shares = [weights.get(int(group), 0) for group in kinds]
+        if any(share < 0 or share != int(share) for share in weights.values()):
+            raise ValueError(f"weights: expected integers from 0, got {dict(weights)}.")
+        turns = np.repeat(np.arange(len(kinds)), np.where(batches_of > 0, shares, 0).astype(np.int64))
+        if not len(turns):
+            raise ValueError(f"weights: expected one above 0 for a group that makes a batch, got {dict(weights)}.")
+        return turns
+
+    def _weighted(self, at: int, end: int, turns: np.ndarray) -> Iterator[np.ndarray]:
+        """Batches ``at`` to ``end - 1`` of an endless sequence of stretches."""
+        batches_of, shares = self._batches_of(self.sizes), np.bincount(turns, minlength=len(self.sizes))
+        passes: dict[int, tuple[int, list[np.ndarray]]] = {}
+        while at < end:
+            stretch, first = divmod(at, len(turns))
+            order = np.random.default_rng([self.seed, stretch]).permutation(turns)
+            for place in range(first, min(len(turns), first + end - at)):
+                group = int(order[place])
+                before = stretch * shares[group] + np.count_nonzero(order[:place] == group)
+                number, which = divmod(int(before), int(batches_of[group]))
+                if passes.get(group, (-1,))[0] != number:
+                    rng = np.random.default_rng([self.seed, number, group])
+                    passes[group] = number, self._cut(rng.permutation(self.indices[self.pool == group]))
+                yield passes[group][1][which]
+            at += len(order[first:])
+
+    def _cut(self, items: np.ndarray) -> list[np.ndarray]:
+        """The batches of a group, in order."""
+        cut = [items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size)]
+        return [batch for batch in cut if len(batch) >= self.least]
+
     def _pass(self, number: int) -> list[np.ndarray]:
         """The batches of a pass, in order."""
         rng = np.random.default_rng([self.seed, number])
         order = rng.permutation(len(self.indices))
         order = order[np.argsort(self.pool[order], kind="stable")]
-        turns = []
-        for pool in np.split(self.indices[order], np.cumsum(self.sizes)[:-1]):
-            cut = [pool[start : start + self.batch_size] for start in range(0, len(pool), self.batch_size)]
-            turns.append([batch for batch in cut if len(batch) >= self.least])
+        turns = [self._cut(pool) for pool in np.split(self.indices[order], np.cumsum(self.sizes)[:-1])]
         rounds = max(map(len, turns))
         batches = [turn[i] for i in range(rounds) for turn in turns if i < len(turn)]
         return [batches[i] for i in rng.permutation(len(batches))] if self.order == "random" else batches

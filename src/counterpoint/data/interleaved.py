@@ -72,13 +72,17 @@ class InterleavedDataset(MultimodalDataset):
         pictures = self._pictures.take(np.maximum(at, 0).ravel())
         pictures[~shown.ravel()] = 0
         documents = [self.documents[int(i)] for i in index]
-        pair = [text.count(VISUAL) == 1 and text.startswith(VISUAL) for text in documents]
         return batch | {
             "document": documents,
             "pictures": torch.from_numpy(pictures).unflatten(0, at.shape),
             "shown": torch.from_numpy(shown),
-            "pair": torch.tensor(pair, dtype=torch.bool) & torch.from_numpy(shown[:, 0]),
+            "pair": torch.from_numpy(_pairs(documents, shown)),
         }
+
+    @property
+    def pairs(self) -> np.ndarray:
+        """Bool (N,), which of the documents are a picture and its caption and nothing else."""
+        return _pairs(list(self.documents), self.at >= 0)
 
     def subset(self, indices: Indices) -> InterleavedDataset:
         index = self._positions(indices)
@@ -90,6 +94,12 @@ class InterleavedDataset(MultimodalDataset):
     def __repr__(self) -> str:
         pictures = int((self.at >= 0).sum())
         return f"<InterleavedDataset {self.name}: {len(self):,} documents, {pictures:,} pictures>"
+
+
+def _pairs(documents: Sequence[str], shown: np.ndarray) -> np.ndarray:
+    alone = [text.count(VISUAL) == 1 and text.startswith(VISUAL) for text in documents]
+    found: np.ndarray = np.array(alone, dtype=bool) & shown[:, 0]
+    return found
 
 
 def documents(

@@ -202,3 +202,9 @@ def few_shot(examples: Sequence[str], question: str = "") -> str:
         question: how the answer begins, if anything.
     """
     return " ".join([*(f"{VISUAL} {example}" for example in examples), VISUAL, question]).strip()
+
+
+def plain_text(text: str | Sequence[str]) -> str:
+    """A caption, the first of several, without what stands for a picture in a document."""
+    first = text if isinstance(text, str) else (text[0] if len(text) else "")
+    return str(first).replace(VISUAL, " ").replace(END_OF_CHUNK, " ").strip()

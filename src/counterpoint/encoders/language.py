@@ -168,19 +168,19 @@ class TextGenerator(nn.Module):
         return self.model.get_encoder()(inputs_embeds=states, attention_mask=seen).last_hidden_state, mask
 
     def forward(self, x: Tensor, targets: Targets, task: Sequence[str] | None = None) -> Tensor:
-        logits, labels = self._scored(x, targets, task)
+        logits, labels = self.scored(x, targets, task)
         return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED)
 
     def log_likelihood(self, x: Tensor, texts: Sequence[str], task: Sequence[str] | None = None) -> Tensor:
         """``log p`` of a text for each vector, (B,): the sum over its tokens and its end."""
-        logits, labels = self._scored(x, texts, task)
+        logits, labels = self.scored(x, texts, task)
         terms = nn.functional.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), ignore_index=_IGNORED, reduction="none"
         )
         return -terms.view(labels.shape).sum(1)
 
-    def _scored(self, x: Tensor, targets: Targets, task: Sequence[str] | None) -> tuple[Tensor, Tensor]:
-        """Logits (M, L, V) float32 of all M targets, and their tokens (M, L), -100 for padding."""
+    def scored(self, x: Tensor, targets: Targets, task: Sequence[str] | None) -> tuple[Tensor, Tensor]:
+        """Logits (M, L, V) float32 of all M targets, and their tokens (M, L), -100 for padding; aligned."""
         if isinstance(targets, str) or len(targets) != len(x):
             raise ValueError(f"targets: expected {len(x)} texts or lists of texts, got {_told(targets)}")
         lists = [[each] if isinstance(each, str) else list(each) for each in targets]

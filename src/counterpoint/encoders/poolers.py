@@ -142,7 +142,12 @@ class PooledBackbone(nn.Module):
         self.pooler = CascadePooler(self.features, given, heads, n_queries, layout)
 
     def pooled(self, x: Tensor) -> Pooled:
-        """The vector (B, width) and the tokens (B, n, width) of images."""
+        """The vector (B, width) and the tokens (B, n, width) of images, or of clips (B, T, C, H, W) of T frames.
+
+        Frames are encoded one by one, and their tokens pooled together: in what order they come is not seen.
+        """
+        if x.ndim == 5:
+            return self.pooler(self.encoder.tokens(x.flatten(0, 1)).unflatten(0, x.shape[:2]).flatten(1, 2))
         return self.pooler(self.encoder.tokens(x))
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterpoint.experiments.fit import plain, rank
-from counterpoint.experiments.preparing import batch_size, load_data, make_encoder, method_options, views_for
+from counterpoint.experiments.preparing import (
+    batch_size,
+    load_data,
+    make_encoder,
+    method_options,
+    take_head,
+    trained_folder,
+    views_for,
+)
 from counterpoint.experiments.run import Run, environment, now
 from counterpoint.files import atomic, write_json
 from counterpoint.methods import get
@@ -99,7 +107,9 @@ class Fit:
         asked = get(a["method"]).auto_views if a["views"] == "auto" else a["views"]
         views = views_for(dataset, asked)
         kind, self.options = method_options(a["method"], a["options"], self._distinct, self.shown, self.train)
-        return kind(encoder, views, recipe, **self.options)
+        method = kind(encoder, views, recipe, **self.options)
+        take_head(method, trained_folder(a["encoder"]))
+        return method
 
     @property
     def several(self) -> bool:

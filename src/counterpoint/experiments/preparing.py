@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from counterpoint.experiments.run import Run
+from counterpoint.experiments.run import Run, read_json
 from counterpoint.methods import get
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from counterpoint.data import Dataset, Splits
     from counterpoint.encoders import Encoder
+    from counterpoint.methods import Method
 
 _READING = (
     *("labels", "target", "image", "text", "audio", "signal", "features", "modalities", "image_size"),
@@ -222,6 +223,24 @@ def method_options(
     if train is not None:
         chosen |= kind.options_from(dataset, train, options or {})
     return kind, {**chosen, **(options or {})}
+
+
+def take_head(method: Method, start: Path | None) -> None:
+    """Give a method the head of the run that its encoder is of, if that is of a method that it ``continues``.
+
+    Raises:
+        ValueError: the head is of another size, or cannot be read.
+    """
+    if start is None or not (start / "head" / "config.json").exists():
+        return
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if read_json(start / "head" / "config.json").get("method") in method.continues:
+        try:
+            method.projector.load_state_dict(load_file(start / "head" / "model.safetensors"))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"encoder: the head of the run in {start} does not fit here: {error}") from error
 
 
 def batch_size(wanted: int | None, items: int) -> int:

@@ -120,7 +120,7 @@ def check_towers(encoder: MultimodalEncoder, dataset: Any) -> None:
 def embed_modalities(method: Any, dataset: MultimodalDataset, indices: np.ndarray, batch: int = 512) -> Any:
     """Embeddings of items as they are, in evaluation mode: ``({name: (N, D)}, {name: bool (N,)}, fused or None)``.
 
-    ``fused`` (N, F) is what a method makes of an item as a whole, where it has a method ``fused(z, present)``.
+    ``fused`` (N, F) is what a method makes of an item as a whole, where it has a method ``fused(batch, z)``.
     """
     import torch
     from lightning.fabric.utilities.apply_func import move_data_to_device
@@ -138,7 +138,7 @@ def embed_modalities(method: Any, dataset: MultimodalDataset, indices: np.ndarra
                 vectors.setdefault(name, []).append(values.float().cpu().numpy())
                 present.setdefault(name, []).append(read["present"][name].cpu().numpy())
             if hasattr(method, "fused"):
-                whole.append(method.fused(z, read["present"]).float().cpu().numpy())
+                whole.append(method.fused(read, z).float().cpu().numpy())
     method.train(training)
     joined = [{name: np.concatenate(parts) for name, parts in of.items()} for of in (vectors, present)]
     return *joined, np.concatenate(whole) if whole else None

@@ -94,6 +94,7 @@ class Batches:
             least=grouping.smallest(plain.batch_size),
             small=grouping.small,
             order=grouping.order,
+            weights=grouping.weights,
             length=self.length,
             seed=plain.seed,
             rank=plain.rank,

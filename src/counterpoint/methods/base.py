@@ -137,6 +137,7 @@ class Method(lightning.LightningModule):
     needs_target: ClassVar[bool] = False  # a number to predict; items without one are of no use to it
     learns: ClassVar[bool] = True  # False: fit does no step
     n_views: ClassVar[int | None] = 2  # None: any number
+    continues: ClassVar[tuple[str, ...]] = ()  # methods of whose runs it takes the head too
     auto_views: ClassVar[str] = "auto"  # what fit's views="auto" means for it: "identity" takes items as they are
     projector: nn.Module
 

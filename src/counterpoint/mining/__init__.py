@@ -4,7 +4,8 @@ A queue of embeddings, clusters and groups of them, partner classes, hard pairs,
 rewrites that are not true, :class:`CaptionNegatives`, and which differ in a word, :func:`word_changes`.
 """
 
-from counterpoint.mining.captions import CaptionNegatives, Foil, read_negatives
+from counterpoint.mining.caption_files import read_negatives
+from counterpoint.mining.captions import CaptionNegatives, Foil
 from counterpoint.mining.changes import Change, word_changes
 from counterpoint.mining.clusters import spherical_kmeans
 from counterpoint.mining.groups import Grouping, cluster_pseudo_labels

@@ -12,24 +12,19 @@ from a function, before any rule is tried.
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, combinations, product
-from pathlib import Path
+from itertools import combinations, product
 from typing import NamedTuple
 
+from counterpoint.mining.substitutes import Vocabulary
 from counterpoint.mining.words import (
-    ADJECTIVES,
     GROUP,
     SYMMETRIC,
     Phrase,
     Reader,
     Reading,
-    alike,
     article,
     joined,
     opposite,
@@ -40,8 +35,6 @@ from counterpoint.mining.words import (
 KINDS = ("reorder", "swap_nouns", "swap_adjectives", "replace_adjectives", "replace_nouns")
 OTHER_KINDS = ("replace_relations",)
 _TRIES = 8  # orders of the words of a caption that are looked at
-_LONG = 64  # from lists of words longer than this as many are drawn
-_Slot = tuple[str, str, str]
 _Swap = tuple[Sequence[int], Sequence[int]]
 
 
@@ -121,7 +114,7 @@ class CaptionNegatives:
         self.count, self.kinds, self.seed = count, tuple(dict.fromkeys(kinds)), seed
         self.given, self.rewrite = dict(given or {}), rewrite
         self.read = Reader(captions, lexicon)
-        self.vocabulary = _Vocabulary(map(self.read, captions))
+        self.vocabulary = Vocabulary(map(self.read, captions))
         self.made: Counter[str] = Counter()
         self.unable: Counter[str] = Counter()
         self.missing = 0
@@ -248,133 +241,6 @@ class CaptionNegatives:
         if kept and reading.words[0][:1].isupper():
             kept[0] = kept[0][:1].upper() + kept[0][1:]
         return joined(kept, between)
-
-
-def read_negatives(path: str | os.PathLike[str]) -> dict[str, list[str]]:
-    """Captions and their negatives from a file that a language model, or anybody, has written.
-
-    Args:
-        path: ``.jsonl``, a line ``{"caption": "...", "negatives": ["...", ...]}`` for each caption, or ``.csv`` with
-            the columns ``caption`` and ``negative``, a row for each negative. A caption may come several times.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: another ending, a line that is no such object, or a missing column, with its line.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in (".jsonl", ".csv"):
-        raise ValueError(f"path: expected a file ending in .jsonl or .csv, got {path.name}")
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = _json_lines(path, file) if path.suffix.lower() == ".jsonl" else _csv_rows(path, file)
-        for caption, negatives in rows:
-            found[caption] += negatives
-    return dict(found)
-
-
-def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            caption, negatives = row["caption"], row["negatives"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            caption = negatives = None
-        if (
-            not isinstance(caption, str)
-            or not isinstance(negatives, list)
-            or not all(isinstance(n, str) for n in negatives)
-        ):
-            expected = '{"caption": "...", "negatives": ["...", ...]}'
-            raise ValueError(f"path: {path}, line {number}: expected {expected}, got {line.strip()[:80]}")
-        yield caption, negatives
-
-
-def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
-    table = csv.DictReader(lines)
-    missing = {"caption", "negative"} - set(table.fieldnames or ())
-    if missing:
-        raise ValueError(f"path: {path}: expected the columns caption and negative, and there is no {min(missing)}")
-    for row in table:
-        if not row["caption"] or not row["negative"]:
-            raise ValueError(
-                f"path: {path}, line {table.line_num}: expected a caption and a negative, and one is empty"
-            )
-        yield row["caption"], [row["negative"]]
-
-
-class _Vocabulary:
-    """The words of the captions by their part of speech and by the words that they stand beside."""
-
-    def __init__(self, readings: Iterable[Reading]) -> None:
-        self._spellings: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._slots: defaultdict[_Slot, Counter[str]] = defaultdict(Counter)
-        self._tables: dict[_Slot, tuple[list[str], list[float]]] = {}
-        for reading in readings:
-            lower = [word.lower() for word in reading.words]
-            for k, (word, part) in enumerate(zip(lower, reading.parts, strict=True)):
-                if k:
-                    self._spellings[word][reading.words[k]] += 1
-                self._slots[part, "", ""][word] += 1
-                if part in ("adjective", "noun"):
-                    self._slots["group", GROUP.get(word, ""), ""][word] += 1
-                    for slot in zip((part, part), ("before", "after"), _around(lower, k), strict=True):
-                        self._slots[slot][word] += 1
-        for group, words in ADJECTIVES.items():
-            self._slots["lexicon", group, ""] = Counter(words.replace("/", " ").split())
-
-    def inside(self, word: str) -> str:
-        """How a word that began a caption, maybe for this with a capital, is written elsewhere."""
-        spellings = self._spellings.get(word.lower())
-        if spellings:
-            return spellings.most_common(1)[0][0]
-        return word if word.isupper() and len(word) > 1 else word.lower()
-
-    def replacements(self, reading: Reading, k: int, rng: random.Random) -> Iterator[str]:
-        """Other words for the k-th: those that fit best first, among those that fit alike in an order that is drawn."""
-        lower = [word.lower() for word in reading.words]
-        word, part = lower[k], reading.parts[k]
-        used = set(lower)
-        for other in self._fitting(word, part, *_around(lower, k), rng):
-            if other not in used and not alike(word, other) and (part != "noun" or plural(other) == plural(word)):
-                used.add(other)
-                spellings = self._spellings.get(other)
-                yield spellings.most_common(1)[0][0] if spellings else other
-
-    def _fitting(self, word: str, part: str, before: str, after: str, rng: random.Random) -> Iterator[str]:
-        if part == "adjective" and word in GROUP:
-            yield from self._drawn(("group", GROUP[word], ""), rng)
-            yield from self._drawn(("lexicon", GROUP[word], ""), rng)
-            return
-        if GROUP.get(word) == "number":  # a noun: a photo of a seven
-            yield from self._drawn(("group", "number", ""), rng)
-        one, other = (part, "before", before), (part, "after", after)
-        if len(self._slots.get(one, ())) > len(self._slots.get(other, ())):
-            one, other = other, one
-        both = self._slots.get(other, Counter())
-        yield from (found for found in self._drawn(one, rng) if found in both)
-        for slot in (one, other, (part, "", "")):
-            yield from self._drawn(slot, rng)
-
-    def _drawn(self, slot: _Slot, rng: random.Random) -> Iterator[str]:
-        """Words of a slot, frequent ones sooner: all of them, or of a long list as many draws as may be needed."""
-        if slot not in self._tables:
-            found = sorted(self._slots.get(slot, Counter()).items())
-            self._tables[slot] = [word for word, _ in found], list(accumulate(count**0.5 for _, count in found))
-        words, sums = self._tables[slot]
-        if len(words) > _LONG:
-            yield from rng.choices(words, cum_weights=sums, k=_LONG)
-            return
-        weights = [end - start for start, end in zip([0.0, *sums], sums, strict=False)]
-        keys = {word: rng.random() ** (1 / weight) for word, weight in zip(words, weights, strict=True)}
-        yield from sorted(words, key=lambda word: -keys[word])
-
-
-def _around(lower: list[str], k: int) -> tuple[str, str]:
-    """The words on both sides; an article is one, whatever the next word makes of it."""
-    before = lower[k - 1] if k else ""
-    return "a" if before == "an" else before, lower[k + 1] if k + 1 < len(lower) else ""
 
 
 def _canonical(caption: str) -> tuple[str, ...]:

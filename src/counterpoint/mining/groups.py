@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ class Grouping:
         order: ``"round_robin"``, a batch of each group in turn, or ``"random"``.
         small: what becomes of groups of fewer than ``least`` items: ``"drop"`` or ``"merge"`` with their neighbours.
         least: items in the smallest batch or, below 1, their share of a whole one; ``None``: whole batches only.
+        weights: group -> of how many batches in every ``sum(weights)`` it is; ``None``: of as many as it fills.
 
     All but ``labels`` as in :class:`counterpoint.data.GroupSampler`.
     """
@@ -26,6 +27,7 @@ class Grouping:
     order: str = "round_robin"
     small: str = "drop"
     least: float | None = None
+    weights: Mapping[int, int] | None = None
 
     def smallest(self, batch_size: int) -> int:
         """Items in the smallest batch."""

@@ -165,9 +165,13 @@ class Multimodal(Method):
     @staticmethod
     def _enough(x: Tensor) -> bool:
         """Whether there is anything to contrast: two rows, and one on each of several processes."""
-        counts = gather_labels(torch.tensor([len(x)], device=x.device))
-        assert counts is not None
+        counts = _counts(len(x), x.device)
         return bool(counts.min() > 0 and counts.sum() > 1)
+
+    @staticmethod
+    def everywhere(rows: int, device: Any = None) -> bool:
+        """Whether each of several processes has rows to learn from, so that all do the same."""
+        return bool(_counts(rows, device).min() > 0)
 
     def candidate_scores(self, candidates: Tensor, queries: Mapping[str, Tensor]) -> Tensor:
         """Scores (N, C) of embeddings (C, D) of one modality, given those (N, D) of others; the largest is the guess.
@@ -205,6 +209,13 @@ class Multimodal(Method):
         from counterpoint.methods.multimodal._figures import figures
 
         return figures(self, dataset, indices)
+
+
+def _counts(rows: int, device: Any) -> Tensor:
+    """Rows of each process."""
+    counts = gather_labels(torch.tensor([rows], device=device))
+    assert counts is not None
+    return counts
 
 
 def some_rows(x: Any, rows: Tensor) -> Any:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from counterpoint.encoders import MultimodalEncoder
-from counterpoint.encoders.cosmo import CosMoEncoder, plain_text
-from counterpoint.encoders.interleaved import IGNORED, VISUAL, Interleaved, row_numbers
+from counterpoint.encoders.cosmo import CosMoEncoder
+from counterpoint.encoders.interleaved import IGNORED, VISUAL, Interleaved, plain_text, row_numbers
 from counterpoint.findings import Captions
 from counterpoint.methods.base import Recipe
 from counterpoint.methods.multimodal._figures import written_captions
 from counterpoint.methods.multimodal._multimodal import LogitScale, Multimodal, View
+from counterpoint.mining import Grouping
 from counterpoint.objectives import CosMoLoss
 from counterpoint.objectives.inputs import positive
 
@@ -53,26 +54,27 @@ class CosMo(Multimodal):
         duplicates: whether pictures whose captions are the same are negatives of each other all the same, as in the
             official code.
         unimodal_depth, interval, compress_ratio, only_immediate: of the language model, see
-            :class:`~counterpoint.encoders.cosmo.LanguageTower`.
+            :class:`~counterpoint.encoders.language_tower.LanguageTower`.
         num_latents, resampler_depth, heads, dim_head, qk_norm: of the resampler and the attention, see
             :class:`~counterpoint.encoders.cosmo.CosMoEncoder`.
+        ratio: batches of pairs and of documents, each of one kind, so that the contrast is among as many pairs as a
+            batch has. The paper's, without its videos, is ``[2, 2]``: two batches of pairs to two of documents, however
+            many there are of either. (It has 2 : 1 : 2 : 2 of pairs of images, pairs of videos, documents of images and
+            documents of videos.) ``None``: a batch is drawn from all rows, and the contrast is among the pairs in it.
         length: tokens of a document at most; 128, the paper's.
         images: pictures of a document at most; 3, the paper's.
         clip: gradients are scaled down to this length, all together; 1, the official code's.
-        compat: see :class:`~counterpoint.encoders.cosmo.LanguageTower`.
+        compat: see :class:`~counterpoint.encoders.language_tower.LanguageTower`.
 
     The image vector of a document with several pictures is their mean, over those that are there; the official one
     counts empty slots too. Rows without a text are left out; of rows without a picture nothing is learned but, while
     the language model is trained, their text.
 
-    The paper draws batches of one kind of data each, pairs and documents in the ratio 2 : 1 : 2 : 2; here a batch is
-    drawn from all rows, and the contrast is among the pairs in it.
-
     :meth:`generate` writes about pictures, with examples in the prompt or without; a run's scores say how good its
     captions are.
 
     Raises:
-        ValueError: as the encoder; a share outside [0, 1); several processes that would train the language model first.
+        ValueError: as the encoder; a share outside [0, 1); a ratio that is no two numbers from 0, one above 0.
 
     Reference: arXiv 2401.00849; official code: showlab/cosmo.
 
@@ -103,6 +105,7 @@ class CosMo(Multimodal):
         heads: int = 4,
         dim_head: int = 32,
         qk_norm: bool = False,
+        ratio: Sequence[int] | None = None,
         length: int = 128,
         images: int = 3,
         clip: float = 1.0,
@@ -125,12 +128,18 @@ class CosMo(Multimodal):
         if share and language.frozen:
             raise ValueError(f"language_share: {share} of the steps would train a language model that is frozen")
         positive(clip=clip)
-        self.clip = clip
+        if ratio is not None and (len(ratio) != 2 or min(ratio) < 0 or not sum(ratio)):
+            raise ValueError(f"ratio: expected batches of pairs and of documents, such as [2, 2], got {ratio}")
+        self.clip, self.ratio = clip, ratio
+        self.kinds: Tensor | None = None  # of each item: 0 a pair, 1 a document
         self.language_share, self.duplicates = share, duplicates
         self.objective = CosMoLoss(contrastive_weight)
         self.scale = LogitScale(math.exp(theta), learn=contrastive_weight > 0)
         if not share:
             language.freeze()
+        if not contrastive_weight:  # what only the contrast would train, processes need not look for
+            for part in (language.pool, *(tower.head for tower in encoder.towers.values())):
+                part.requires_grad_(False)
 
     @property
     def model(self) -> CosMoEncoder:
@@ -146,20 +155,34 @@ class CosMo(Multimodal):
     def _language_steps(self) -> int:
         return round(self.language_share * self.trainer.estimated_stepping_batches)
 
-    def on_train_start(self) -> None:
-        if self.language_share and self.trainer.world_size > 1:
-            raise ValueError(
-                "language_share: the language model is trained first on one process alone; train it there with "
-                "steps of its own, then go on with that run as the encoder"
-            )
+    @property
+    def _several(self) -> bool:
+        """Whether processes train together: then each has to find a gradient for all that was trainable at first."""
+        return self._trainer is not None and self.trainer.world_size > 1
+
+    def prepare(self, dataset: Any, indices: Any) -> None:
+        if self.ratio is not None and hasattr(dataset, "pairs"):
+            self.kinds = torch.from_numpy(~dataset.pairs).long()
+
+    def grouping(self) -> Grouping | None:
+        if self.kinds is None or self.ratio is None:
+            return None
+        return Grouping(self.kinds, weights=dict(enumerate(self.ratio)))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.language_share:
             learning = self.learning_language
             for parameter in self.model.language.encoder.parameters():
-                parameter.requires_grad_(learning)
+                parameter.requires_grad_(learning or self._several)
             if not learning:
                 self.model.language.encoder.eval()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if self.language_share and self._several:  # what does not learn now must not decay either
+            own = {id(parameter) for parameter in self.model.language.encoder.parameters()}
+            for parameter in self.parameters():
+                if (id(parameter) in own) != self.learning_language:
+                    parameter.grad = None
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **named: Any) -> None:
         self.clip_gradients(optimizer, gradient_clip_val=self.clip, gradient_clip_algorithm="norm")
@@ -171,17 +194,18 @@ class CosMo(Multimodal):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def loss(self, views: Sequence[View], batch: dict[str, Any]) -> Tensor:
+        idle = self.nothing({}) if self._several else 0.0
         documents, pictures, there, pairs = self._documents(views[0], batch)
         if self.learning_language:
             ids, mask = documents.input_ids, documents.attention_mask
-            return self.objective.written(self.model.language.write(ids, mask)[0], ids.masked_fill(~mask, IGNORED))
+            logits, _ = self.model.language.write(ids, mask)
+            return self.objective.written(logits, ids.masked_fill(~mask, IGNORED)) + idle
         found = self.model.read_and_write(documents, pictures, there)
         same = None if self.duplicates else row_numbers(documents.input_ids, documents.labels != IGNORED)
         if self.watching and int(pairs.sum()) > 1:
             self.watch_batch(found["text"][pairs], found["image"][pairs])
-        return self.objective(
-            found["text"], found["image"], found["logits"], documents.labels, self.scale(), pairs, same
-        )
+        terms = found["text"], found["image"], found["logits"], documents.labels
+        return self.objective(*terms, self.scale(), pairs, same) + idle
 
     def _documents(self, view: View, batch: dict[str, Any]) -> tuple[Interleaved, Tensor, Tensor, Tensor]:
         """Documents, their pictures (B, T, C, H, W), which of these are there, and which rows are plain pairs."""

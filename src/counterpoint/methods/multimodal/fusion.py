@@ -94,9 +94,9 @@ class Fusion(Multimodal):
                  for at, (name, has) in enumerate(zip(self.names, there, strict=True))]  # fmt: skip
         return self.below(torch.cat(parts, 1))
 
-    def fused(self, z: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        """The same for what is evaluated, with bool (B,) by name."""
-        return self.hidden(z, torch.stack([present[name] for name in self.names]))
+    def fused(self, batch: Mapping[str, Any], z: Mapping[str, Tensor]) -> Tensor:
+        """The same for the items of a batch and their embeddings."""
+        return self.hidden(z, self.there(z, batch))
 
     def logits(self, z: Mapping[str, Tensor], there: Tensor) -> Tensor:
         """(B, C) of the fusion head."""
