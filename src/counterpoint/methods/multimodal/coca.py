@@ -153,11 +153,7 @@ class CoCa(Multimodal):
                 self.watch_batch(given["image"], given["text"])
         if self.objective.w_caption:
             given |= {"logits": self.projector(states[:, :-1], seen.tokens), "labels": shifted(ids)[1]}
-        terms = self.objective.terms(**given, scale=self.scale())
-        if self._trainer is not None:
-            told = {name: term.detach() for name, term in terms.items()}
-            self.log_dict(told, on_step=False, on_epoch=True, batch_size=len(images))
-        return torch.stack(list(terms.values())).sum()
+        return self.total(**self.objective.terms(**given, scale=self.scale()))
 
     def _pairs(self, view: View, batch: Mapping[str, Any]) -> tuple[Tensor, list[Any]]:
         """Images (M, C, H, W) and texts of the items that have both."""

@@ -92,7 +92,7 @@ class SLIP(CLIP):
         if len(pair[0]) < 2:
             return clip
         own = {name: value if there is None else value[there] for name, value in batch.items() if name == "index"}
-        return clip + self.weight * self.companion.loss(pair, own)
+        return self.total(clip=clip, companion=self.weight * self.companion.loss(pair, own))
 
     def after_step(self) -> None:
         super().after_step()
