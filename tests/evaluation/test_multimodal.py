@@ -157,3 +157,24 @@ def test_completion_asks_for_the_one_modality_that_fits_all_others():
     assert scores == dict.fromkeys(["completion", "completion:a", "completion:b", "completion:c"], 1.0)
     assert np.nanmean(completion(test, "c", lambda c, q: np.zeros((len(q["a"]), len(c))))) == 0  # a tie is wrong
     assert not evaluate_modalities(test, test, test, metrics=["completion"]).scores
+
+
+def test_a_class_is_guessed_from_all_modalities_together():
+    """One that any of them alone leaves open: the product of two signs."""
+    rng = np.random.default_rng(0)
+    signs = rng.choice([-1.0, 1.0], size=(40, 2))
+    vectors = {name: np.stack([np.ones(40), sign], 1) for name, sign in zip("ab", signs.T, strict=True)}
+    vectors["text"] = np.ones((40, 2))
+    there = {name: np.ones(40, bool) for name in vectors}
+    there["b"][3] = there["text"][4] = False  # the text is not looked at
+    test = SharedSpace(vectors, there, (signs.prod(1) > 0).astype(np.int64))
+
+    def product(candidates, queries):
+        assert set(queries) == {"a", "b"} or len(candidates) > 2  # or it completes an item
+        return np.prod([values[:, 1] for values in queries.values()], axis=0)[:, None] * candidates[:, 1]
+
+    classes = {"text": np.array([[1.0, -1.0], [1.0, 1.0]])}
+    found = evaluate_modalities(test, test, test, classes=classes, score=product, metrics=["zero_shot"])
+    assert found.scores["zero_shot:a+b"] == 1
+    assert found.scores["zero_shot"] < 0.7
+    assert np.flatnonzero(np.isnan(found.items["zero_shot:a+b"])).tolist() == [3]

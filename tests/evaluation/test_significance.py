@@ -80,6 +80,18 @@ def test_a_real_difference_is_found_and_ranked():
     assert [(row.name, row.rank) for row in turned] == [(row.name, row.rank) for row in rows]
 
 
+def test_rows_are_in_the_order_of_their_ranks():
+    """One that varies much is told from nobody, and stands before what is better on average and surely worse."""
+    generator = np.random.default_rng(0)
+    means = {"best": 0.9, "good": 0.8, "fair": 0.7, "unsteady": 0.65}
+    scores = {name: mean + layout(generator, 3, 400, 0.001, 0.01, 0.01) for name, mean in means.items()}
+    scores["unsteady"] += 9 * generator.standard_normal((1, 400))
+    scores["unsteady"] += 0.65 - scores["unsteady"].mean()
+    rows = leaderboard(scores)
+    assert [(row.name, row.rank) for row in rows] == [("best", 1), ("unsteady", 1), ("good", 2), ("fair", 3)]
+    assert rows[0].difference is None
+
+
 def test_seed_scores_give_the_paired_t_test():
     from scipy.stats import ttest_rel
 

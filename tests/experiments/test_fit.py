@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import counterpoint as cp
+from counterpoint.cli import main
 from counterpoint.experiments import training
 from counterpoint.experiments.run import Run
 from counterpoint.files import FolderInUse, claim_folder
+from counterpoint.methods.base import Recipe
 
 QUICK = {"epochs": 2, "limit": 400, "progress": False, "threads": 1}
 BARE = {**QUICK, "evaluate": False, "report": False, "monitor": 0}
@@ -55,6 +58,24 @@ def test_training_is_recorded(run):
     positive, negative = run.histograms["positive"][-1], run.histograms["negative"][-1]
     centres = (run.histograms["edges"][1:] + run.histograms["edges"][:-1]) / 2
     assert positive @ centres / positive.sum() > negative @ centres / negative.sum()
+
+
+def test_a_run_is_optimised_as_it_is_told(tmp_path, monkeypatch):
+    made, optimizers = [], Recipe.optimizers
+
+    def watched(self, *given):
+        made.append(optimizers(self, *given))
+        return made[-1]
+
+    monkeypatch.setattr(Recipe, "optimizers", watched)
+    config = {"data": "digits", "epochs": 2, "limit": 60, "lr": 1e-2, "warmup": 0.5, "start_lr": 4e-3, "end_lr": 2e-3}
+    (tmp_path / "asked.yaml").write_text(yaml.safe_dump({**BARE, **config, "betas": [0.8, 0.9]}))
+    assert main(["fit", "--config", str(tmp_path / "asked.yaml"), "--out", str(tmp_path / "run")]) == 0
+    (optimizer, schedule), run = made[0], Run(tmp_path / "run")
+    assert optimizer.param_groups[0]["betas"] == (0.8, 0.9)
+    assert run.config["betas"] == [0.8, 0.9]
+    assert 1e-2 * schedule.lr_lambdas[0](0) == pytest.approx(4e-3)
+    assert run.metrics[-1]["lr"] == pytest.approx(2e-3)
 
 
 def test_scores_are_those_of_the_saved_encoder(run):
@@ -304,6 +325,8 @@ def test_hidden_labels_are_hidden_from_the_method_only(tmp_path):
         ({"layer": "head"}, "layer: expected 'features' or 'projection'"),
         ({"views": "swav"}, "contrasts 2 views, and there are"),
         ({"lr": -1}, "lr"),
+        ({"end_lr": 1.0}, "end_lr: expected a number from 0 to lr"),
+        ({"betas": [0.9]}, "betas: expected two numbers"),
         ({"optimizer": "adam"}, "'adamw' or 'sgd'"),
         ({"data": "digitz"}, "digits"),
         ({"data": np.full((20, 4), np.nan)}, "NaN"),

@@ -70,15 +70,16 @@ def test_the_loss_of_negclip_is_that_of_its_parts():
     torch.testing.assert_close(loss(method, given), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_parts_of_the_loss_are_logged(monkeypatch):
-    method, told = prepared(DeGLA(towers())).train(), {}
-    method._trainer = object()
-    monkeypatch.setattr(method, "log", lambda name, value, **_: told.update({name: value}))
-    monkeypatch.setattr(method, "log_dict", lambda values, **_: told.update(values))
+def test_parts_of_the_loss_are_told():
+    method, plain = prepared(DeGLA(towers())).train(), prepared(DeGLA(towers(), w_tgc=0.3, w_distill=0.01)).train()
     whole = loss(method, batch())
-    assert told.keys() == {"base", "igc", "tgc", "distill", "foil_accuracy"}
-    weighted = told["base"] + 0.1 * told["igc"] + 0.1 * told["tgc"] + 0.005 * told["distill"]
-    torch.testing.assert_close(whole.detach(), weighted)
+    told = method.told
+    parts = [f"loss:{name}" for name in ("base", "igc", "tgc", "distill")]
+    assert told.keys() == {*parts, "foil_accuracy"}
+    torch.testing.assert_close(whole.detach(), torch.stack([told[name] for name in parts]).sum())
+    loss(plain, batch())
+    torch.testing.assert_close(plain.told["loss:tgc"], 3 * told["loss:tgc"])
+    torch.testing.assert_close(plain.told["loss:distill"], 2 * told["loss:distill"])
     assert not any(value.requires_grad for value in told.values())
     vectors = [torch.nn.functional.normalize(x.detach(), dim=-1) for x in each(method, method.encoder)]
     own, others = (vectors[0] * vectors[1]).sum(1), (vectors[0][:, None] * vectors[2]).sum(2)

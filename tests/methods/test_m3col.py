@@ -57,6 +57,11 @@ def test_it_classifies_digits_by_their_strips(tmp_path):
         data, "m3col", out=str(tmp_path / "m3col"), encoders=encoders, options={"dim": 64}, **settings, **QUIET
     )
     assert run.scores["accuracy"] > 0.5  # chance is 0.1
+    for row in run.metrics:
+        parts = {name.partition(":")[2]: value for name, value in row.items() if name.startswith("loss:")}
+        assert set(parts) == {"fusion", "head_left", "head_middle", "head_right", "contrast"}
+        assert sum(parts.values()) == pytest.approx(row["loss"], rel=1e-3)
+    assert run.metrics[-1]["loss:fusion"] < run.metrics[0]["loss:fusion"] / 2
     curves = next(found for found in run.findings if found.title == "When modalities are missing").series
     assert set(curves) == {"losing any", "losing left", "losing middle", "losing right"}
     assert curves["losing any"][0] > curves["losing any"][-1] + 0.1  # of three strips one is left
@@ -66,6 +71,32 @@ def test_it_classifies_digits_by_their_strips(tmp_path):
     assert np.array_equal(right, run.evaluation.items["accuracy"][:100])
     with pytest.raises(ValueError, match="of several modalities"):
         load_classifier(run.folder)
+    check_the_classifier(run, items, tmp_path)
+
+
+def check_the_classifier(run, items, folder):
+    """It names classes of whole items and of items that lack something, in Python and as CSV."""
+    classifier = run.classifier()
+    found = classifier.predict(items, batch_size=32)
+    right = [name == str(label) for name, label in zip(found.names, items["label"].tolist(), strict=True)]
+    assert np.array_equal(right, run.evaluation.items["accuracy"][:100])
+    torch.testing.assert_close(found.probabilities.sum(1), torch.ones(100))
+    whole = torch.stack(list(items["present"].values())).all(0)
+    given = {name: items[name][whole] for name in ("left", "right")}
+    told = {name: torch.full((int(whole.sum()),), name != "middle") for name in ("left", "middle", "right")}
+    some = classifier.predict({**given, "middle": torch.full_like(items["middle"][whole], 9.0), "present": told})
+    assert torch.equal(classifier.predict(given).probabilities, some.probabilities)
+    assert not torch.equal(some.probabilities, found.probabilities[whole])
+    with pytest.raises(ValueError, match=r"^batch: expected some of left, middle, right, got none"):
+        classifier.predict({})
+    np.savez(folder / "new.npz", **{name: values.numpy() for name, values in given.items()})
+    told = {name: f"vector:{name}" for name in given}
+    lines = cp.classify(str(folder / "new.npz"), str(run.folder), str(folder / "new.csv"), modalities=told)
+    assert [line.split(",")[2] for line in lines.read_text().splitlines()[1:]] == some.names
+    told = {"left": "vector:left"}
+    one = cp.classify(str(folder / "new.npz"), str(run.folder), str(folder / "one.csv"), modalities=told)
+    expected = classifier.predict({"left": given["left"]}).names
+    assert [line.split(",")[2] for line in one.read_text().splitlines()[1:]] == expected
 
 
 def test_a_run_without_validation_items_is_scored(tmp_path):
@@ -133,7 +164,7 @@ def test_mixed_inputs_have_the_labels_of_both_in_their_shares(monkeypatch):
     method, batch = at(0.9, make(M3CoL, weight=0.0, input_mixup=0.2)), batch_of()
     perm, share = torch.tensor([1, 2, 3, 4, 5, 6, 7, 0]), torch.tensor(0.3)
     z, there, labels = method.embed(batch), torch.ones(3, 8, dtype=torch.bool), batch["label"]
-    got = method._classify_mixed(z, there, labels, ["a", "b"], perm, share)
+    got = sum(method._classify_mixed(z, there, labels, ["a", "b"], perm, share).values())
 
     def both(logits, own):
         return own * cross_entropy(logits, labels) + (1 - own) * cross_entropy(logits, labels[perm])

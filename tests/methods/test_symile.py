@@ -153,3 +153,10 @@ def test_resumed_after_a_stop_the_weights_are_the_same(tmp_path, monkeypatch):
     cut = cp.fit(data, "symile", out=str(tmp_path / "cut"), resume=True, **settings)
     a, b = (Run(run.folder).model().state_dict() for run in (whole, cut))
     assert all(torch.equal(a[name], b[name]) for name in a)
+    lines = [[{**row, "seconds": 0} for row in Run(run.folder).metrics] for run in (whole, cut)]
+    assert lines[0] == lines[1]
+    for row in lines[0]:  # each modality as the anchor
+        parts = [row[f"loss:{name}"] for name in ("first", "second", "sum")]
+        assert sum(parts) == pytest.approx(row["loss"], rel=1e-5)
+        assert len(set(parts)) == 3
+        assert row["temperature"] == pytest.approx(0.07, rel=0.1)

@@ -27,19 +27,24 @@ from counterpoint.objectives import (
     HallucinatedNTXent,
     HardContrastive,
     InfoNCE,
+    M3CoLoss,
     MultiViewCLIP,
     MVInfoNCE,
     NegativeCosine,
     NTXent,
     PolyView,
     SimpleContrastive,
+    SoftTargetContrastiveLoss,
     SpectralContrastive,
     SupCon,
+    SymileLoss,
     VICReg,
 )
 from counterpoint.pairwise import gather, gather_labels, synchronize_batchnorm
 
 ITEMS, DIM = 9, 5
+PERMUTATIONS = torch.stack([torch.randperm(ITEMS, generator=torch.Generator().manual_seed(k)) for k in range(6)])
+PERMUTATIONS = PERMUTATIONS.view(3, 2, ITEMS)  # of the whole batch
 SHARDS = {"two": (5, 4), "three": (4, 4, 1)}  # uneven ones, and one item that alone would have no negative
 
 
@@ -95,9 +100,23 @@ OBJECTIVES = {
     "CrossModalBarlow": lambda z, labels, bank: CrossModalBarlow()([z[0], z.sum(0)], [z[1], z[1] - z[0]]),
     "CrossModalSwAV": lambda z, labels, bank: CrossModalSwAV()([z[0], z.sum(0)], [z[1], z[1] - z[0]]),
     "CACR": lambda z, labels, bank: CACR()(z),
+    "Symile": lambda z, labels, bank: SymileLoss()([*z, z.sum(0)], permutations=PERMUTATIONS),
+    "Symile, all": lambda z, labels, bank: SymileLoss("all")([*z, z.sum(0)]),
+    "M3CoLoss": lambda z, labels, bank: mixed(z),
+    "SoftTargetContrastiveLoss": lambda z, labels, bank: SoftTargetContrastiveLoss()(*z),
     "DeGLA": lambda z, labels, bank: rewritten(z, labels, None),
     "DeGLA, official": lambda z, labels, bank: rewritten(z, labels, "official"),
 }
+
+
+def mixed(z):
+    """Mixtures of items that are on one process however the batch is shared out."""
+    sizes = gather_labels(torch.tensor([z.shape[1]]))
+    start = int(sizes[: dist.get_rank()].sum()) if len(sizes) > 1 else 0
+    perm = torch.tensor([1, 0, 3, 2, 4, 6, 5, 7, 8])[start : start + z.shape[1]] - start
+    lam = torch.linspace(0.1, 0.9, ITEMS, dtype=z.dtype)[start : start + z.shape[1]]
+    share = lam[:, None]
+    return M3CoLoss()(share * z[0] + (1 - share) * z[0][perm], z[1], perm, lam)
 
 
 def rewritten(z, labels, compat):

@@ -283,6 +283,16 @@ def test_best_of_a_column_follows_the_direction_of_its_metric():
     assert re.findall(r'class="best">([^<]*)<', html) == [".900", "−3.00"]
 
 
+def test_a_score_of_one_method_alone_is_no_column():
+    metrics = {name: {"knn": (0.5, None, None)} for name in "abc"}
+    metrics["a"]["accuracy"] = (0.25, None, None)
+    assert ".250" not in comparison_page(ComparisonData("x", "knn", [], metrics=metrics))
+    assert ".250" in comparison_page(ComparisonData("x", "accuracy", [], metrics=metrics))  # which ranks
+    metrics["b"]["accuracy"] = (0.5, None, None)
+    assert ".250" in comparison_page(ComparisonData("x", "knn", [], metrics=metrics))
+    assert ".250" in comparison_page(ComparisonData("x", "knn", [], metrics={"a": metrics["a"]}))
+
+
 def test_one_method_one_epoch_and_no_labels():
     run = a_run(
         epochs=1, labels=None, classes=None, confusion=None, neighbours=(np.array([0]), np.array([[1, 2]]), None)

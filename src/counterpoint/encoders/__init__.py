@@ -2,7 +2,7 @@
 
 An :class:`Encoder` is a backbone that standardises its own input and knows how it was built, so that a saved one is a
 folder of two files (``config.json``, ``model.safetensors``) that :func:`load` opens again without executing anything.
-A :class:`Classifier` is one with a linear classifier on it.
+A :class:`Classifier` is one with a linear classifier on it, a :class:`MultimodalClassifier` of several modalities.
 Backbones by name: ``convnet`` (small images, quick on a processor), ``mlp`` (vectors), or any model of timm.
 Of several modalities, a :class:`MultimodalEncoder` has a :class:`Tower` each: a :class:`TextEncoder` behind a
 :class:`Tokenizer`, :class:`SignalNet` or :class:`LogMelNet` for signals and sound.
@@ -32,7 +32,13 @@ from counterpoint.encoders.adapters import (
 from counterpoint.encoders.attention import Attention, CrossBlock
 from counterpoint.encoders.backbones import MLP, ConvNet, Given
 from counterpoint.encoders.captioning import MultimodalDecoder, UnimodalTextDecoder
-from counterpoint.encoders.classifier import Classifier, Predictions, load_classifier, save_classifier
+from counterpoint.encoders.classifier import (
+    Classifier,
+    MultimodalClassifier,
+    Predictions,
+    load_classifier,
+    save_classifier,
+)
 from counterpoint.encoders.decoders import (
     Gaussian,
     GaussianLatent,
@@ -92,6 +98,7 @@ __all__ = [
     "MeanShiftAdapter",
     "MissingModalityEmbedding",
     "MultiHeadProjector",
+    "MultimodalClassifier",
     "MultimodalDecoder",
     "MultimodalEncoder",
     "PairGate",

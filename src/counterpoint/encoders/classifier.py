@@ -1,12 +1,12 @@
-"""A trained encoder that names classes: the linear classifier of a fine-tuned run, on disk and in use."""
+"""Trained encoders that name classes: the linear classifier of a fine-tuned run, on disk and in use."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,52 @@ class Classifier(nn.Module):
         return Predictions([self.classes[c] for c in probabilities.argmax(1).tolist()], probabilities)
 
 
+class MultimodalClassifier(nn.Module):
+    """A trained model that names the classes of items of several modalities, any of which they may lack.
+
+    Args:
+        model: whose ``predict(batch)`` gives logits (B, C), as the methods ``fusion`` and ``m3col`` do.
+        classes: names of the C classes.
+    """
+
+    def __init__(self, model: Any, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.classes = model, list(map(str, classes))
+
+    @property
+    def encoder(self) -> Any:
+        """Of all modalities."""
+        return self.model.encoder
+
+    def forward(self, batch: Mapping[str, Any]) -> Tensor:
+        """Logits (B, C)."""
+        return self.model.predict(batch)
+
+    @torch.no_grad()
+    def predict(self, batch: Mapping[str, Any], batch_size: int = 512) -> Predictions:
+        """Names and probabilities of N items, in evaluation mode.
+
+        Args:
+            batch: the items' values by modality, as a data set gives them, and ``batch["present"]``, bool (N,) by
+                modality, where some lack one. A modality that no item has is left out.
+            batch_size: items at a time.
+
+        Raises:
+            ValueError: a batch without any of the modalities.
+
+        What stands in for a missing modality is the model's. The probabilities are the softmax of the logits; nothing
+        was done to calibrate them.
+        """
+        items = max((len(value) for name, value in batch.items() if name in self.encoder.towers), default=0)
+        parts = [self(_rows(batch, at, at + batch_size)) for at in range(0, max(items, 1), batch_size)]
+        probabilities = torch.cat(parts).float().softmax(1).cpu()
+        return Predictions([self.classes[c] for c in probabilities.argmax(1).tolist()], probabilities)
+
+
+def _rows(value: Any, start: int, stop: int) -> Any:
+    return {k: _rows(v, start, stop) for k, v in value.items()} if isinstance(value, Mapping) else value[start:stop]
+
+
 def save_classifier(linear: nn.Linear, classes: Sequence[str], folder: str | os.PathLike[str]) -> None:
     """Write ``config.json`` and ``model.safetensors`` of a linear classifier into ``folder``, each atomically."""
     from safetensors.torch import save
@@ -90,7 +136,7 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
         )
     encoder = load(path)
     if encoder.modality == "multimodal":
-        raise ValueError(f"path: the classifier in {folder} is of several modalities: Run({path!s}).model().predict")
+        raise ValueError(f"path: the classifier in {folder} is of several modalities: open it by Run({path!s})")
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         weights = load_file(folder / "model.safetensors")

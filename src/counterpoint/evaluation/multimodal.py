@@ -93,7 +93,8 @@ def evaluate_modalities(
         all scores of the fused vectors; of two modalities or more ``pair_recall@1``, ``@5``, ``@10`` (an item of one
         finds itself in another), averaged over all directions and for each, as ``pair_recall@1:image>text``;
         ``transfer``, classes of one modality by the mean vectors of another; ``zero_shot`` with ``classes``;
-        ``completion`` with ``score``; the gap between modalities; and kNN and probe of each modality alone, as
+        ``completion`` with ``score``, and with both the class that fits all other modalities together best, as
+        ``zero_shot:image+audio``; the gap between modalities; and kNN and probe of each modality alone, as
         ``knn:image``.
     """
     wanted = known_metrics(metrics)
@@ -120,7 +121,7 @@ def evaluate_modalities(
         _completion(test, score, result)
     for where, vectors in (classes or {}).items():
         if test.labels is not None:
-            _zero_shot(test, where, vectors, result)
+            _zero_shot(test, where, vectors, score, result)
     if train.labels is not None and test.labels is not None and len(test.vectors) > 1:
         _alone(train, val, test, seed, result)
     names = [name for name in result.scores if {name, name.partition(":")[0]} & wanted]
@@ -251,15 +252,21 @@ def completion(test: SharedSpace, name: str, score: Score) -> np.ndarray:
     own = test.contents.get(name, np.arange(len(test)))
     gallery = np.flatnonzero(test.present[name])
     gallery = gallery[np.unique(own[gallery], return_index=True)[1]]
+    return _guessed(test, name, test.vectors[name][gallery], own[gallery], np.where(judged, own, -1), score)
+
+
+def _guessed(
+    test: SharedSpace, name: str, candidates: np.ndarray, numbers: np.ndarray, own: np.ndarray, score: Score
+) -> np.ndarray:
+    """(N,) whether the best of candidates (C, D), given all other modalities, has an item's number; NaN if it is -1."""
     hits = np.full(len(test), np.nan)
-    asked = np.flatnonzero(judged)
-    if len(gallery) < 2:
+    asked = np.flatnonzero(own >= 0)
+    if len(candidates) < 2:
         return hits
     for start in range(0, len(asked), _BLOCK):
         some = asked[start : start + _BLOCK]
-        queries = {other: values[some] for other, values in test.vectors.items() if other != name}
-        scores = score(test.vectors[name][gallery], queries)
-        right = own[gallery][None] == own[some][:, None]
+        scores = score(candidates, {other: of[some] for other, of in test.vectors.items() if other != name})
+        right = numbers[None] == own[some][:, None]
         hits[some] = np.where(right, scores, -np.inf).max(axis=1) > np.where(right, -np.inf, scores).max(axis=1)
     return hits
 
@@ -271,8 +278,15 @@ def _completion(test: SharedSpace, score: Score, result: Evaluation) -> None:
     _record("completion", _mean(found), result)
 
 
-def _zero_shot(test: SharedSpace, where: str, vectors: np.ndarray, result: Evaluation) -> None:
-    found = []
+def _zero_shot(test: SharedSpace, where: str, vectors: np.ndarray, score: Score | None, result: Evaluation) -> None:
+    """The nearest class for each other modality, and the class that fits all of them together best."""
+    others, found = [name for name in test.vectors if name != where], []
+    if score is not None and len(others) > 1:
+        assert test.labels is not None
+        whole = np.logical_and.reduce([test.present[name] for name in others])
+        own = np.where(whole, test.labels, UNLABELLED)
+        hits = _guessed(test, where, vectors, np.arange(len(vectors)), own, score)
+        _record(f"zero_shot:{'+'.join(others)}", hits, result)
     for query in test.vectors:
         if query != where:
             hits = _classified(test, query, np.arange(len(vectors)), vectors)

@@ -239,7 +239,8 @@ def leaderboard(
         confidence: of the intervals; a tie is broken at the level ``1 - confidence`` after correction.
 
     Returns:
-        A row per method, the best first; equal means in the order given.
+        A row per method, by rank and within a rank by mean; the best first, and equal means in the order given. A
+        method may have a better mean than one that ranks before it, if its scores vary more.
 
     Raises:
         ValueError: no method, or what :func:`difference` refuses.
@@ -265,4 +266,4 @@ def leaderboard(
         )
         rank = 1 if tied else 1 + int((corrected[above] <= level).sum())
         rows.append(Row(name, own[name].mean, own[name].low, own[name].high, against_best, tied, rank))
-    return rows
+    return sorted(rows, key=lambda row: row.rank)  # by mean they are already

@@ -29,8 +29,8 @@ def fit(
     schedule: str = "cosine",
     warmup: float = 0.1,
     start_lr: float | None = None,
-    end_lr: float | None = None,
-    betas: list[float] | None = None,
+    end_lr: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
     encoder: str = "auto",
     encoder_options: dict[str, Any] | None = None,
     freeze: int = 0,
@@ -91,9 +91,9 @@ def fit(
         optimizer: adamw or sgd.
         schedule: cosine or constant.
         warmup: share of the steps in which the rate rises.
-        start_lr: rate at the first step of the warm-up; default one step of it above 0.
-        end_lr: rate in which a cosine ends; default 0.
-        betas: two, of AdamW; default 0.9 and 0.999. CLIP and its successors take 0.9 and 0.98.
+        start_lr: learning rate of the first of these steps; default one step of the rise above 0.
+        end_lr: learning rate in which the cosine ends.
+        betas: of adamw; CLIP and its successors have 0.98 for the second: [0.9, 0.98].
         encoder: convnet, mlp, a timm model such as resnet18, or auto (convnet for images, mlp for vectors); or the
             folder of a finished run, or of an exported encoder, to go on from its weights.
         encoder_options: arguments of the encoder, e.g. widths; for a folder, pretrained=false takes its architecture

@@ -102,8 +102,8 @@ class Fit:
         encoder = make_encoder(dataset, self.train, a)
         if a["freeze"]:
             encoder.freeze(a["freeze"])
-        more = {name: a[name] for name in ("start_lr", "end_lr", "betas") if a.get(name) is not None}
-        recipe = Recipe(a["optimizer"], a["lr"], a["weight_decay"], a["schedule"], a["warmup"], a["encoder_lr"], **more)
+        told = ("optimizer", "lr", "weight_decay", "schedule", "warmup", "encoder_lr", "start_lr", "end_lr")
+        recipe = Recipe(**{name: a[name] for name in told}, betas=tuple(a["betas"]))
         asked = get(a["method"]).auto_views if a["views"] == "auto" else a["views"]
         views = views_for(dataset, asked)
         kind, self.options = method_options(a["method"], a["options"], self._distinct, self.shown, self.train)

@@ -121,14 +121,20 @@ def _load_for(start: Path, data: Any, how: dict[str, Any]) -> Dataset:
 
     encoder = load(start)
     if encoder.modality == "multimodal":
-        return _load_for_towers(encoder, data, how)
+        return load_for_towers(encoder, data, how)
     if how["image_size"] is not None and (how["image_size"],) * 2 != encoder.shape[1:]:
         raise ValueError(f"image_size: the encoder takes {encoder.shape[1:]} and not {how['image_size']}; leave it out")
     return dataset_for(encoder, data, **how)
 
 
-def _load_for_towers(encoder: Any, data: Any, how: dict[str, Any]) -> Dataset:
-    from counterpoint.data import Dataset, load
+def load_for_towers(encoder: Any, data: Any, how: dict[str, Any], whole: bool = True) -> Dataset:
+    """The data in the shapes that trained towers take; of all of them, or of some that the data have.
+
+    Raises:
+        ValueError: data that they do not take.
+    """
+    from counterpoint.data import Dataset, MultimodalDataset, load
+    from counterpoint.data.multimodal import part_of
     from counterpoint.experiments.towers import check_towers
 
     sizes = {tuple(tower.encoder.shape) for tower in encoder.towers.values() if tower.kind == "image"}
@@ -136,9 +142,15 @@ def _load_for_towers(encoder: Any, data: Any, how: dict[str, Any]) -> Dataset:
         ((channels, *height_width),) = sizes
         how = {**how, "image_size": tuple(height_width), "channels": channels}
     dataset = load(data, **how)
+    if dataset.modality != "multimodal" and not whole:
+        name = encoder.named(dataset.modality)
+        dataset = MultimodalDataset(
+            dataset.name, {name: part_of(name, dataset)}, ids=dataset.ids, labels=dataset.labels,
+            classes=dataset.classes,
+        )  # fmt: skip
     if dataset.modality != "multimodal":
         raise ValueError(f"encoder: it takes {', '.join(encoder.towers)}, and {dataset.name!r} has one modality")
-    check_towers(encoder, dataset)
+    check_towers(encoder, dataset, whole)
     return dataset
 
 

@@ -18,7 +18,7 @@ from counterpoint.files import atomic, write_json
 if TYPE_CHECKING:
     import numpy as np
 
-    from counterpoint.encoders import Classifier, Encoder
+    from counterpoint.encoders import Classifier, Encoder, MultimodalClassifier
     from counterpoint.evaluation import Evaluation
     from counterpoint.findings import Finding
     from counterpoint.methods import Method
@@ -117,16 +117,20 @@ class Run:
 
         return load(self.folder)
 
-    def classifier(self) -> Classifier:
+    def classifier(self) -> Classifier | MultimodalClassifier:
         """The trained encoder with its classifier, in evaluation mode: of a run whose method has one.
 
-        ``run.classifier().predict(x)`` names the classes of items and gives their probabilities.
+        ``run.classifier().predict(x)`` names the classes of items and gives their probabilities; of several modalities
+        x is a batch, ``dataset[indices]``, or a dict of those modalities that the items have.
 
         Raises:
             FileNotFoundError: the method has no classifier, or the run is not finished.
         """
-        from counterpoint.encoders import load_classifier
+        from counterpoint.encoders import MultimodalClassifier, load_classifier
 
+        told = read_json(self.folder / "classifier" / "config.json")
+        if told and read_json(self.folder / "encoder" / "config.json").get("modality") == "multimodal":
+            return MultimodalClassifier(self.model(), told["classes"]).eval()
         return load_classifier(self.folder)
 
     def model(self, method: type[Method] | None = None) -> Method:

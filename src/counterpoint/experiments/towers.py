@@ -106,10 +106,13 @@ def _trained(folder: Path, name: str, kind: str, dataset: MultimodalDataset) -> 
     return encoder.train()
 
 
-def check_towers(encoder: MultimodalEncoder, dataset: Any) -> None:
-    """Whether trained towers take the modalities of the data; ``ValueError`` otherwise."""
+def check_towers(encoder: MultimodalEncoder, dataset: Any, whole: bool = True) -> None:
+    """Whether trained towers, or some of them, take the modalities of the data; ``ValueError`` otherwise."""
+    some = not whole and not set(dataset.kinds).isdisjoint(encoder.towers)
     for name, tower in encoder.towers.items():
         if name not in dataset.kinds:
+            if some:
+                continue
             raise ValueError(f"encoder: it has a tower {name!r}, and the data have only {', '.join(dataset.kinds)}")
         kind, shape = dataset.kinds[name], dataset.shapes[name]
         taken = tower.encoder

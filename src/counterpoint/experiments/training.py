@@ -158,7 +158,9 @@ class Checkpointer(Callback):
 class Recorder(Callback):
     """A line per epoch in ``metrics.jsonl``; on resume, lines of epochs that are done again are dropped.
 
-    What ``facts`` says at the end of an epoch, such as those of :class:`Batches`, goes into its line.
+    A line holds the mean loss and the means of what the method told of its steps
+    (:meth:`~counterpoint.methods.base.Method.tell`), each over the steps in which it was told; and what ``facts`` says
+    at the end of an epoch, such as those of :class:`Batches`.
     """
 
     def __init__(
@@ -169,12 +171,15 @@ class Recorder(Callback):
     ) -> None:
         self.path, self.watch, self.facts = folder / "metrics.jsonl", watch, facts
         self.total, self.batches, self.started = 0.0, 0, time.monotonic()
+        self.told: dict[str, tuple[Any, int]] = {}  # sum and number of steps
 
     def state_dict(self) -> dict[str, Any]:
-        return {"total": self.total, "batches": self.batches}
+        told = {name: [float(total), steps] for name, (total, steps) in self.told.items()}
+        return {"total": self.total, "batches": self.batches, "told": told}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.total, self.batches = state["total"], state["batches"]
+        self.told = {name: (total, steps) for name, (total, steps) in state.get("told", {}).items()}
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         kept = [row for row in read_lines(self.path) if row["epoch"] < trainer.current_epoch]
@@ -192,16 +197,20 @@ class Recorder(Callback):
                 "lower lr, or look for outliers in the data"
             )
         self.total, self.batches = self.total + float(value), self.batches + 1
+        for name, figure in getattr(module, "told", {}).items():  # a generator tells nothing
+            total, steps = self.told.get(name, (0.0, 0))
+            self.told[name] = total + figure.float(), steps + 1
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         row: dict[str, Any] = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
             "loss": self.total / max(1, self.batches),
+            **{name: float(total) / steps for name, (total, steps) in self.told.items()},
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             **self.facts(),
         }
-        self.total, self.batches = 0.0, 0
+        self.total, self.batches, self.told = 0.0, 0, {}
         if trainer.is_global_zero:
             if self.watch is not None:
                 row |= self.watch(module, trainer.current_epoch)

@@ -7,6 +7,8 @@ from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any, ClassVar
 
 import lightning
@@ -148,6 +150,7 @@ class Method(lightning.LightningModule):
         self.projector = nn.Identity()
         self.watching = False  # set by whoever wants the statistics of a step's scores
         self.watched: dict[str, ScoreStatistics] = {}
+        self.told: dict[str, Tensor] = {}  # of the step, for whoever keeps the record
 
     @classmethod
     def defaults_for(cls, items: int) -> dict[str, Any]:
@@ -219,6 +222,24 @@ class Method(lightning.LightningModule):
         """``z`` of views of one size in a single pass, batch statistics shared, as SimCLR's code does."""
         return self.project(torch.cat(list(views))).split([len(view) for view in views])
 
+    def tell(self, **figures: Tensor) -> None:
+        """Figures of this step, 0-d tensors, whose means over an epoch are to stand in the record of the run.
+
+        Nothing waits for them: they stay on their device until the epoch ends. A trainer with loggers gets them too.
+        """
+        found = {name: figure.detach() for name, figure in figures.items()}
+        self.told |= found
+        if self.training and self._trainer is not None and self.trainer.loggers:
+            self.log_dict(found, on_step=False, on_epoch=True, batch_size=1)
+
+    def total(self, **parts: Tensor) -> Tensor:
+        """The sum of the parts of a loss, each with its weight in it; of several each is told, as ``loss:name``."""
+        if not parts:
+            raise ValueError("parts: none given")
+        if len(parts) > 1:
+            self.tell(**{f"loss:{name}": part for name, part in parts.items()})
+        return reduce(add, parts.values())
+
     @torch.no_grad()
     def watch(
         self,
@@ -284,6 +305,7 @@ class Method(lightning.LightningModule):
         views = batch["views"] if "views" in batch else self.make_views(batch)
         if self.n_views is not None and len(views) != self.n_views:
             raise ValueError(f"views: {type(self).__name__} contrasts {self.n_views} views, and there are {len(views)}")
+        self.told = {}
         loss = self.loss(views, batch)
         size = len(batch["index"]) if "index" in batch else len(views[0])
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=size)

@@ -127,7 +127,8 @@ class CoreTuning(nn.Module):
         self.eta = eta
         self.contrast = FocalSupCon(temperature, normalize_by, detach_weight, empty="zero")
 
-    def forward(self, logits: Tensor, z: Tensor, targets: Tensor) -> Tensor:
+    def terms(self, logits: Tensor, z: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The two terms, weighted: ``"classification"`` and ``"contrast"``, without the latter where eta is 0."""
         (logits,) = embeddings(logits=logits)
         (targets,) = embeddings(targets=targets)
         if targets.shape != logits.shape:
@@ -136,8 +137,11 @@ class CoreTuning(nn.Module):
             raise ValueError("targets: expected rows of numbers from 0 that sum to 1")
         if z.shape[:1] != logits.shape[:1]:
             raise ValueError(f"z: expected {len(logits)} rows as logits, got {tuple(z.shape)}")
-        classification = nn.functional.cross_entropy(logits, targets.to(logits))
-        return classification + self.eta * self.contrast(z, targets) if self.eta else classification
+        found = {"classification": nn.functional.cross_entropy(logits, targets.to(logits))}
+        return found | {"contrast": self.eta * self.contrast(z, targets)} if self.eta else found
+
+    def forward(self, logits: Tensor, z: Tensor, targets: Tensor) -> Tensor:
+        return torch.stack(list(self.terms(logits, z, targets).values())).sum()
 
 
 def same_labels(labels: Tensor) -> Tensor:

@@ -69,10 +69,23 @@ class CosMoLoss(nn.Module):
         pairs: Tensor | None = None,
         captions: Tensor | None = None,
     ) -> Tensor:
-        written = self.written(logits, labels)
-        if not self.weight:
-            return written
-        return written + self.weight * self.contrast(text, image, scale, pairs, captions)
+        return torch.stack(list(self.terms(text, image, logits, labels, scale, pairs, captions).values())).sum()
+
+    def terms(
+        self,
+        text: Tensor,
+        image: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        scale: Tensor | None = None,
+        pairs: Tensor | None = None,
+        captions: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The two terms, weighted: ``"caption"`` and ``"contrast"``, without the latter where its weight is 0."""
+        found = {"caption": self.written(logits, labels)}
+        if self.weight:
+            found["contrast"] = self.weight * self.contrast(text, image, scale, pairs, captions)
+        return found
 
     def written(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The first term: of each token that is learned, under what is put out one place before it."""

@@ -256,7 +256,7 @@ class DeGLALoss(nn.Module):
             if not 0 <= weight < math.inf:
                 raise ValueError(f"{name}: expected a finite number of at least 0, got {weight}")
         positive(tgc_scale=tgc_scale)
-        self.w_igc, self.w_tgc, self.w_distill = w_igc, w_tgc, w_distill
+        self.weights = {"base": 1.0, "igc": w_igc, "tgc": w_tgc, "distill": w_distill}
         self.base, self.igc = HardNegativeCLIPLoss(temperature), ImageGroundedContrast(temperature)
         self.tgc = TextGroundedContrast(tgc_scale, compat=compat)
         self.distill = FeatureDistillation(batch=distill_batch)
@@ -285,8 +285,7 @@ class DeGLALoss(nn.Module):
             "tgc": self.tgc(text, teacher_text, neg_text, mask),
             "distill": self.distill(*pairs),
         }
-        local = self.w_igc * parts["igc"] + self.w_tgc * parts["tgc"]
-        return {"loss": parts["base"] + local + self.w_distill * parts["distill"], **parts}
+        return {"loss": torch.stack([self.weights[name] * part for name, part in parts.items()]).sum(), **parts}
 
 
 def _negatives(neg_text: Tensor | None, mask: Tensor | None, text: Tensor) -> tuple[Tensor | None, Tensor | None]:

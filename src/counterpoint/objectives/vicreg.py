@@ -42,7 +42,8 @@ class VICReg(nn.Module):
         for name, value in (("sim_coeff", sim_coeff), ("std_coeff", std_coeff), ("cov_coeff", cov_coeff)):
             if not value >= 0:
                 raise ValueError(f"{name}: expected a number of at least 0, got {value}")
-        self.sim_coeff, self.std_coeff, self.cov_coeff, self.eps = sim_coeff, std_coeff, cov_coeff, eps
+        self.weights = {"invariance": sim_coeff, "variance": std_coeff, "covariance": cov_coeff}
+        self.eps = eps
 
     def terms(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
         """The three terms before their coefficients, by name."""
@@ -60,11 +61,7 @@ class VICReg(nn.Module):
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
         terms = self.terms(z1, z2)
-        return (
-            self.sim_coeff * terms["invariance"]
-            + self.std_coeff * terms["variance"]
-            + self.cov_coeff * terms["covariance"]
-        )
+        return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
 
 
 def _covariance(z: Tensor) -> Tensor:

@@ -41,6 +41,8 @@ def _collect(x: Tensor) -> tuple[Tensor, list[int]]:
     dist.all_gather(sizes, torch.tensor([len(x)], device=x.device))
     lengths = [int(size) for size in sizes]
     longest = max(lengths)
+    if not longest:  # nobody has any: nothing to send
+        return x.detach().clone(), lengths
     padded = x.new_zeros((longest, *x.shape[1:]))
     padded[: len(x)] = x.detach()
     parts = [torch.empty_like(padded) for _ in lengths]
@@ -59,5 +61,6 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
+        if len(grad):
+            dist.all_reduce(grad)
         return grad[ctx.start : ctx.start + ctx.length]

@@ -16,6 +16,7 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {
+    "loss": Metric("Loss", "What is minimised, or a part of it with its weight.", False),
     "accuracy": Metric(
         "Accuracy", "Share of test items that the classifier trained with the encoder gives the right class."
     ),

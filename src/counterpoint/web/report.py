@@ -7,6 +7,7 @@ reader see why, and at the end everything needed to repeat it.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -197,8 +198,10 @@ def _lead(name: str) -> Html:
 
 
 def _metric_names(data: ComparisonData) -> list[str]:
-    names = dict.fromkeys([data.metric, *(name for scores in data.metrics.values() for name in scores)])
-    return [name for name in names if any(name in scores for scores in data.metrics.values())]
+    """The scores that compare something: those of two methods or more, and the one that ranks."""
+    counts = Counter(name for scores in data.metrics.values() for name in scores)
+    least = min(2, len(data.metrics))
+    return [name for name in dict.fromkeys([data.metric, *counts]) if counts[name] >= (least, 1)[name == data.metric]]
 
 
 def _metrics(data: ComparisonData) -> Section | None:

@@ -67,4 +67,4 @@ class CoreTuning(Classifying):
             features, labels, self.classifier.out_features, alpha=self.alpha, neg_min_lambda=self.neg_min_lambda,
             compat=self.compat, detach_originals=self.official_detach,
         )  # fmt: skip
-        return self.objective(self.classifier(rows), self.projector(rows), targets)
+        return self.total(**self.objective.terms(self.classifier(rows), self.projector(rows), targets))

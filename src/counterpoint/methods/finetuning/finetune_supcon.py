@@ -39,4 +39,5 @@ class FinetuneSupCon(Classifying):
         classification = super().loss_of(features, labels)
         if len(labels.unique()) == len(labels):  # no label twice, no positive
             return classification
-        return classification + self.eta * self.contrast(self.projector(features), labels)
+        contrast = self.contrast(self.projector(features), labels)
+        return self.total(classification=classification, contrast=self.eta * contrast)

@@ -154,7 +154,11 @@ class LatentVariable(Method):
     def _loss(self, x: Tensor) -> Tensor:
         posterior = self.encode(x)
         z = posterior.sample()
-        found: Tensor = self.criterion(self.log_likelihood(z, x), z, *posterior)
+        likelihood = self.log_likelihood(z, x)
+        found: Tensor = self.criterion(likelihood, z, *posterior)
+        entries = -likelihood.detach().flatten(1)
+        rebuilt = (entries.sum(1) if self.criterion.recon_reduction == "sum" else entries.mean(1)).mean()
+        self.tell(**{"loss:reconstruction": rebuilt, "loss:code": found - rebuilt})
         return found
 
     def findings(self, dataset: Any, indices: Any) -> Sequence[Finding]:

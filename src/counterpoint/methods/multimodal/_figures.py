@@ -21,7 +21,7 @@ _LONGEST = 60
 def figures(method: Any, dataset: Any, indices: Any) -> list[Finding]:
     """Retrieval across modalities among up to 256 test items: pictures for texts, and texts for what is no text.
 
-    Then the map of them all.
+    Of three modalities or more, first what the method guesses of one from all others together. Then the map of them.
     """
     batch = _on(dataset[indices], method.device)
     z = {name: normalize(values.float()) for name, values in method.embed(batch).items()}
@@ -29,17 +29,48 @@ def figures(method: Any, dataset: Any, indices: Any) -> list[Finding]:
     kinds = {name: dataset.kinds[name] for name in z}
     texts = [name for name, kind in kinds.items() if kind == "text"]
     found: list[Finding] = []
+    if len(z) > 2:
+        for name, kind in kinds.items():
+            if kind in ("image", "text"):
+                found += _completed(method, name, z, present, batch, kinds, dataset, indices)
     for name, kind in kinds.items():
         others = [other for other in z if other != name]
         if kind == "image" and others:
             asking = next((other for other in others if other in texts), others[0])
-            found += _pictures(asking, name, z, present, batch, asking in texts)
+            asked = _queries(present[asking] & present[name])
+            told = batch[asking] if asking in texts else None
+            found += _pictures(asking, name, asked, z[asking][asked] @ z[name].T, present, batch, told)
     for text in texts:
         for name in z:
             if name != text:
-                found += _words(name, text, z, present, batch, kinds[name] == "image", dataset, indices)
+                asked, seen = _queries(present[name] & present[text]), name if kinds[name] == "image" else None
+                found += _words(name, text, asked, z[name][asked] @ z[text].T, present, batch, seen, dataset, indices)
     there = {name: torch.from_numpy(present[name])[:, None] for name in z}
     return found + modality_map({name: values.cpu().where(there[name], torch.nan) for name, values in z.items()})
+
+
+def _completed(
+    method: Any,
+    answer: str,
+    z: Mapping[str, Tensor],
+    present: Mapping[str, np.ndarray],
+    batch: Mapping[str, Any],
+    kinds: Mapping[str, str],
+    dataset: Any,
+    indices: Any,
+) -> list[Finding]:
+    """What the method guesses of a modality, given all others."""
+    others = [name for name in z if name != answer]
+    asked = _queries(np.logical_and.reduce(list(present.values())))
+    if not len(asked):
+        return []
+    scores = method.candidate_scores(z[answer], {name: z[name][asked] for name in others})
+    together = " and ".join(others)
+    if kinds[answer] == "image":
+        told = next((batch[name] for name in others if kinds[name] == "text"), None)
+        return _pictures(together, answer, asked, scores, present, batch, told)
+    seen = next((name for name in others if kinds[name] == "image"), None)
+    return _words(together, answer, asked, scores, present, batch, seen, dataset, indices)
 
 
 def _on(batch: Mapping[str, Any], device: Any) -> dict[str, Any]:
@@ -61,38 +92,38 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1].rstrip() + "…"
 
 
-def _nearest(query: Tensor, answers: Tensor, allowed: np.ndarray, count: int) -> np.ndarray:
-    """(Q, count) positions of the allowed answers with the highest scores, best first."""
-    scores = query @ answers.T
-    scores[:, torch.from_numpy(~allowed).to(scores.device)] = -torch.inf
-    return np.asarray(scores.topk(min(count, int(allowed.sum())), dim=1).indices.cpu())
+def _best(scores: Tensor, allowed: np.ndarray) -> np.ndarray:
+    """(Q, 5) positions of the allowed answers with the highest scores (Q, N), best first."""
+    scores = scores.masked_fill(torch.from_numpy(~allowed).to(scores.device), -torch.inf)
+    return np.asarray(scores.topk(min(_ANSWERS, int(allowed.sum())), dim=1).indices.cpu())
 
 
 def _pictures(
     query: str,
     answer: str,
-    z: Mapping[str, Tensor],
+    asked: np.ndarray,
+    scores: Tensor,
     present: Mapping[str, np.ndarray],
     batch: Mapping[str, Any],
-    is_text: bool,
+    texts: Any,
 ) -> list[Finding]:
-    asked = _queries(present[query] & present[answer])
+    """Items (Q,), their own pictures, and those with the highest scores (Q, N); ``texts`` stand under their own."""
     if len(asked) < 2:
         return []
     images = batch[answer].permute(0, 2, 3, 1).cpu().numpy()
     if images.shape[-1] not in (1, 3):
         return []
-    found = _nearest(z[query][asked], z[answer], present[answer], _ANSWERS)
+    found = _best(scores, present[answer])
     rows = np.stack([images[[item, *row]] for item, row in zip(asked, found, strict=True)])
     captions = []
     for item, row in zip(asked, found, strict=True):
-        told = _short(first_text(batch[query][item])) if is_text else "its own"
+        told = "its own" if texts is None else _short(first_text(texts[item]))
         captions.append([told, *("its own" if at == item else "" for at in row)])
     return [
         Pictures(
             f"From {query} to {answer}",
-            f"Left, a test item's own {answer}, with its {query}; then what is nearest to that {query} among the "
-            f"{answer}s of {int(present[answer].sum())} test items, nearest first.",
+            f"Left, a test item's own {answer}; then what fits its {query} best among the {answer}s of "
+            f"{int(present[answer].sum())} test items, the best first.",
             rows,
             [query, *(str(at + 1) for at in range(found.shape[1]))],
             captions,
@@ -103,39 +134,39 @@ def _pictures(
 def _words(
     query: str,
     answer: str,
-    z: Mapping[str, Tensor],
+    asked: np.ndarray,
+    scores: Tensor,
     present: Mapping[str, np.ndarray],
     batch: Mapping[str, Any],
-    is_image: bool,
+    seen: str | None,
     dataset: Any,
     indices: Any,
 ) -> list[Finding]:
-    asked = _queries(present[query] & present[answer])
+    """The texts with the highest scores (Q, N) for items (Q,), beside the picture ``seen`` of each, if there is one."""
     if len(asked) < 2:
         return []
     texts = [first_text(value) for value in batch[answer]]
     allowed = present[answer].copy()
-    seen: set[str] = set()
+    known: set[str] = set()
     for at, text in enumerate(texts):  # each text once
-        allowed[at] &= text not in seen
-        seen.add(text)
-    found = _nearest(z[query][asked], z[answer], allowed, _ANSWERS)
-    told = [[_short(texts[at]) for at in row] for row in found]
+        allowed[at] &= text not in known
+        known.add(text)
+    told = [[_short(texts[at]) for at in row] for row in _best(scores, allowed)]
     text = (
-        f"What is nearest to the {query} of a test item among the {int(allowed.sum())} different {answer}s of up to "
-        "256 test items."
+        f"What fits the {query} of a test item best among the {int(allowed.sum())} different {answer}s of up to 256 "
+        "test items."
     )
-    if not is_image:
+    if seen is None:
         rows = [
             [str(dataset.ids[int(indices[item])]), _short(texts[item]), ", ".join(row)]
             for item, row in zip(asked, told, strict=True)
         ]
-        return [Captions(f"From {query} to {answer}", text, rows, [query, "its own", "nearest first"])]
-    images = batch[query].permute(0, 2, 3, 1).cpu().numpy()
+        return [Captions(f"From {query} to {answer}", text, rows, [query, "its own", "best first"])]
+    images = batch[seen].permute(0, 2, 3, 1).cpu().numpy()
     if images.shape[-1] not in (1, 3):
         return []
     rows = [[_short(texts[item]), "; ".join(row)] for item, row in zip(asked, told, strict=True)]
-    return [Captions(f"From {query} to {answer}", text, rows, ["its own", "nearest first"], images[asked])]
+    return [Captions(f"From {query} to {answer}", text, rows, ["its own", "best first"], images[asked])]
 
 
 def written_captions(method: Any, dataset: Any, indices: Any, image: str, text: str) -> list[Finding]:

@@ -126,6 +126,13 @@ class Multimodal(Method):
         z = tower(some_rows(view[name], rows) if apart else view[name])
         return z.new_zeros(len(there), z.shape[1]).index_put((rows,), z if apart else z[rows])
 
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        scale = getattr(self, "scale", None)
+        if isinstance(scale, LogitScale) and scale.log.requires_grad:
+            self.tell(temperature=1 / scale())
+        return loss
+
     def make_views(self, batch: dict[str, Any]) -> Sequence[Any]:
         with torch.autocast(self.device.type, enabled=False):
             if self.views is None:

@@ -140,7 +140,7 @@ class Rocket(Multimodal):
         second = self.scale if self.local_scale is None else self.local_scale
         clip = self.objective(z[a], z[b], local[a], local[b], self.scale(), second())
         extra = self.companion(h, local, views)
-        return clip if extra is None else clip + extra
+        return clip if extra is None else self.total(clip=clip, companion=extra)
 
     def companion(self, h: Features, local: Features, views: Sequence[View]) -> Tensor | None:
         """What is added to the loss: of features and local embeddings of the pairs that are complete. Nothing here.

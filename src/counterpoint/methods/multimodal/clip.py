@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from counterpoint.encoders import MultimodalEncoder
@@ -45,8 +44,8 @@ class CLIP(Multimodal):
 
     def loss(self, views: Sequence[Any], batch: dict[str, Any]) -> Tensor:
         z = self.embed_present(views[0], batch)
-        terms = [self.objective(x, y, scale=self.scale()) for _, _, x, y in self.pairs(z, batch)]
-        return torch.stack(terms).sum() if terms else self.nothing(z)
+        terms = {f"{a}_{b}": self.objective(x, y, scale=self.scale()) for a, b, x, y in self.pairs(z, batch)}
+        return self.total(**terms) if terms else self.nothing(z)
 
     def after_step(self) -> None:
         self.scale.clamp()

@@ -100,11 +100,7 @@ class CoCa(CoCaModel):
                 self.watch_batch(given["image"], given["text"])
         if self.objective.w_caption:
             given |= {"logits": self.projector(states[:, :-1], seen.tokens), "labels": shifted(ids)[1]}
-        terms = self.objective.terms(**given, scale=self.scale())
-        if self._trainer is not None:
-            told = {name: term.detach() for name, term in terms.items()}
-            self.log_dict(told, on_step=False, on_epoch=True, batch_size=len(images))
-        return torch.stack(list(terms.values())).sum()
+        return self.total(**self.objective.terms(**given, scale=self.scale()))
 
     def after_step(self) -> None:
         self.scale.clamp()

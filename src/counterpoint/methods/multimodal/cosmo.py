@@ -204,8 +204,10 @@ class CosMo(Multimodal):
         same = None if self.duplicates else row_numbers(documents.input_ids, documents.labels != IGNORED)
         if self.watching and int(pairs.sum()) > 1:
             self.watch_batch(found["text"][pairs], found["image"][pairs])
-        terms = found["text"], found["image"], found["logits"], documents.labels
-        return self.objective(*terms, self.scale(), pairs, same) + idle
+        terms = self.objective.terms(
+            found["text"], found["image"], found["logits"], documents.labels, self.scale(), pairs, same
+        )
+        return self.total(**terms) + idle
 
     def _documents(self, view: View, batch: dict[str, Any]) -> tuple[Interleaved, Tensor, Tensor, Tensor]:
         """Documents, their pictures (B, T, C, H, W), which of these are there, and which rows are plain pairs."""

@@ -82,8 +82,11 @@ class CUA(Multimodal):
 
     def loss(self, views: Sequence[View], batch: dict[str, Any]) -> Tensor:
         z = self.embed_present(views[0], batch)
-        terms = [self.objective(x, y, scale=self.scale()) for _, _, x, y in self.pairs(z, batch)]
-        return torch.stack(terms).sum() if terms else self.nothing(z)
+        parts: dict[str, Tensor] = {}
+        for _, _, x, y in self.pairs(z, batch):
+            for name, part in self.objective.parts(x, y, self.scale()).items():
+                parts[name] = parts.get(name, part.new_zeros(())) + self.objective.weights[name] * part
+        return self.total(**parts) if parts else self.nothing(z)
 
     def after_step(self) -> None:
         self.scale.clamp()

@@ -83,10 +83,7 @@ class DeGLA(NegCLIP):
         with torch.no_grad():
             teacher = self.vectors(self.teacher.teacher, pairs)  # type: ignore[arg-type]
         parts = self.objective(image, text, negatives, *teacher, self.scale(), pairs.mask)
-        if self._trainer is not None:
-            told = {name: value.detach() for name, value in parts.items() if name != "loss"}
-            self.log_dict(told, on_step=False, on_epoch=True, batch_size=len(image))
-        return parts["loss"]
+        return self.total(**{name: weight * parts[name] for name, weight in self.objective.weights.items()})
 
     def after_step(self) -> None:
         super().after_step()

@@ -14,6 +14,7 @@ from counterpoint.encoders import MultimodalEncoder
 from counterpoint.findings import Curves
 from counterpoint.methods.base import Recipe, labels_of
 from counterpoint.methods.multimodal._multimodal import Multimodal, View
+from counterpoint.pairwise import gather
 
 _MOMENTUM = 0.1  # of the mean embeddings, as of batch norm
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -78,15 +79,15 @@ class Fusion(Multimodal):
         z = self.embed_present(views[0], batch)
         labels, there = labels_of(batch), self.there(z, batch)
         self.follow(z, there)
-        return self.classify(z, there, labels)
+        return self.total(**self.classify(z, there, labels))
 
-    def classify(self, z: Mapping[str, Tensor], there: Tensor, labels: Tensor) -> Tensor:
+    def classify(self, z: Mapping[str, Tensor], there: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross entropy of the fusion head and of those of modalities, each over the items that have what it sees."""
-        terms = [self.entropy(self.logits(z, there), labels, there.any(0))]
+        terms = {"fusion": self.entropy(self.logits(z, there), labels, there.any(0))}
         for at, name in enumerate(self.names):
             if self.unimodal:
-                terms.append(self.entropy(self.heads[name](z[name]), labels, there[at]))
-        return torch.stack(terms).sum()
+                terms[f"head_{name}"] = self.entropy(self.heads[name](z[name]), labels, there[at])
+        return terms
 
     def hidden(self, z: Mapping[str, Tensor], there: Tensor) -> Tensor:
         """(B, width), what the classifier sees of embeddings and bool (M, B), which of them are there."""
@@ -104,37 +105,46 @@ class Fusion(Multimodal):
 
     @torch.no_grad()
     def predict(self, batch: Mapping[str, Any]) -> Tensor:
-        """Logits (B, C) of a batch as it is, from the modalities that its items have, in evaluation mode."""
+        """Logits (B, C) of a batch as it is, from the modalities that its items have, in evaluation mode.
+
+        A modality that none of them has may be absent from the batch.
+
+        Raises:
+            ValueError: all are absent.
+        """
         training = self.training
         self.eval()
         try:
-            z = self.embed({name: batch[name] for name in self.names})
-            return self.logits(z, self.there(z, batch)).float()
+            z = self.embed({name: batch[name] for name in self.names if name in batch})
+            if not z:
+                raise ValueError(f"batch: expected some of {', '.join(self.names)}, got {', '.join(batch) or 'none'}")
+            there = self.there(z, batch)
+            whole = next(iter(z.values()))
+            return self.logits({name: z.get(name, torch.zeros_like(whole)) for name in self.names}, there).float()
         finally:
             self.train(training)
 
     def there(self, z: Mapping[str, Tensor], batch: Mapping[str, Any]) -> Tensor:
         """Bool (M, B): which modalities the items have."""
         first = next(iter(z.values()))
-        found = []
+        all_of_them, found = torch.ones(len(first), dtype=torch.bool, device=first.device), []
         for name in self.names:
-            has = self.both(batch, name)
-            found.append(torch.ones(len(first), dtype=torch.bool) if has is None else has)
-        return torch.stack(found).to(first.device)
+            has = self.both(batch, name) if name in z else ~all_of_them
+            found.append(all_of_them if has is None else has.to(first.device))
+        return torch.stack(found)
 
     @staticmethod
     def entropy(logits: Tensor, labels: Tensor, has: Tensor) -> Tensor:
-        """Cross entropy over the items that have a label and what is looked at; 0 without any."""
+        """Cross entropy over the items, of all processes, that have a label and what is looked at; 0 without any."""
         judged = has & (labels >= 0)
-        if not bool(judged.any()):
-            return logits.sum() * 0
-        return nn.functional.cross_entropy(logits[judged].float(), labels[judged])
+        terms = nn.functional.cross_entropy(logits.float(), labels.where(judged, -1), ignore_index=-1, reduction="none")
+        return gather(terms).sum() / gather(judged.float()).sum().clamp(min=1)
 
     def follow(self, z: Mapping[str, Tensor], there: Tensor) -> None:
-        """Let the mean embeddings follow, in training."""
+        """Let the mean embeddings, over all processes, follow, in training."""
         if self.training:
             for at, name in enumerate(self.names):
-                self.means.follow(at, z[name].detach()[there[at]])
+                self.means.follow(at, gather(z[name].detach()[there[at]]))
 
     def findings(self, dataset: Any, indices: Any) -> Sequence[Any]:
         batch = move_data_to_device(dataset[indices], self.device)

@@ -86,7 +86,7 @@ class M3CoL(Fusion):
         self.follow(z, there)
         mixture = () if mixed is None else mixed[1:]
         told = self._classify_mixed(z, there, labels, *mixture) if mixture else self.classify(z, there, labels)
-        return told + self.weight * self.contrast(z, there)
+        return self.total(**told, contrast=self.weight * self.contrast(z, there))
 
     def contrast(self, z: Mapping[str, Tensor], there: Tensor) -> Tensor:
         """The contrastive part, in the phase of the present progress."""
@@ -121,16 +121,16 @@ class M3CoL(Fusion):
 
     def _classify_mixed(
         self, z: Mapping[str, Tensor], there: Tensor, labels: Tensor, names: list[str], perm: Tensor, share: Tensor
-    ) -> Tensor:
+    ) -> dict[str, Tensor]:
         """As :meth:`classify`, with the labels of both items of a mixture."""
         kept = 1 - len(names) / len(self.names) * (1 - share)  # of an item's own label, over all modalities
-        shares = [(self.logits(z, there), there.any(0), kept)]
+        shares = [("fusion", self.logits(z, there), there.any(0), kept)]
         for at, name in enumerate(self.names):
             if self.unimodal:
                 own = share if name in names else torch.ones_like(share)
-                shares.append((self.heads[name](z[name]), there[at], own))
-        terms = []
-        for logits, has, own in shares:
+                shares.append((f"head_{name}", self.heads[name](z[name]), there[at], own))
+        terms = {}
+        for name, logits, has, own in shares:
             one, other = self.entropy(logits, labels, has), self.entropy(logits, labels[perm], has & has[perm])
-            terms.append(own * one + (1 - own) * other)
-        return torch.stack(terms).sum()
+            terms[name] = own * one + (1 - own) * other
+        return terms

@@ -101,7 +101,7 @@ class SLIP(CLIP):
         if not self._enough(pair[0]):
             return clip
         own = {name: value if there is None else value[there] for name, value in batch.items() if name == "index"}
-        return clip + self.weight * self.companion.loss(pair, own)
+        return self.total(clip=clip, companion=self.weight * self.companion.loss(pair, own))
 
     def after_step(self) -> None:
         super().after_step()

@@ -52,7 +52,7 @@ class Symile(Multimodal):
         super().__init__(encoder, views, recipe, dim, head, freeze)
         if missing not in ("learn", "drop"):
             raise ValueError(f"missing: expected 'learn' or 'drop', got {missing!r}")
-        self.objective = SymileLoss(negatives, temperature)
+        self.objective = SymileLoss(negatives, temperature, reduction="none")
         self.missing = missing
         self.scale = LogitScale(1 / temperature, largest_scale, learn_temperature)
         self.placeholders = nn.ModuleDict({name: MissingModalityEmbedding(dim, "vector") for name in self.names})
@@ -66,7 +66,8 @@ class Symile(Multimodal):
                 z = {name: part[there] for name, part in z.items()}
         if not self._enough(next(iter(z.values()))):
             return self.nothing(z)
-        return self.objective(z, scale=self.scale())
+        of_anchors = self.objective(z, scale=self.scale()).view(len(z), -1).mean(1)
+        return self.total(**dict(zip(z, of_anchors / len(z), strict=True)))
 
     def complete(self, view: View, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """``{name: z (B, D)}`` of all modalities, raw; where one is missing, the vector that stands for that."""

@@ -95,21 +95,20 @@ class Hydra(Gated):
         keys = [self.teacher(view).float() for view in views[:2]]
         # each of the first two views with the key of the other, local crops with both
         across = list(zip(queries[:2], reversed(keys), strict=True))
-        loss, penalties = self._mean(self.instance(q, k) for q, k in across), []
-        for weight, own in ((self.same_class, True), (self.beta, False)):
+        share = 1 / (1 + self.beta + self.same_class)
+        parts, penalties = {"instance": share * self._mean(self.instance(q, k) for q, k in across)}, []
+        for name, weight, own in (("same_class", self.same_class, True), ("across", self.beta, False)):
             if weight:
                 targets = labels if own else self.targets(labels)
                 gates, penalty = self.gates(labels, targets)
-                loss = loss + weight * self._mean(
-                    self.objective(q, k, labels, targets, labels, gates) for q, k in across
-                )
+                pairs = self._mean(self.objective(q, k, labels, targets, labels, gates) for q, k in across)
+                parts[name] = share * weight * pairs
                 penalties.append(penalty)
-        loss = loss / (1 + self.beta + self.same_class)
         if penalties:
-            loss = loss + self.gamma * self._mean(penalties)
+            parts["gates"] = self.gamma * self._mean(penalties)
         if queries[2:]:
-            loss = loss + self._mean(self.instance(q, k) for q in queries[2:] for k in keys)
-        return loss
+            parts["local"] = self._mean(self.instance(q, k) for q in queries[2:] for k in keys)
+        return self.total(**parts)
 
     def _mean(self, terms: Any) -> Tensor:
         return torch.stack(list(terms)).mean()

@@ -83,4 +83,4 @@ class SimLAP(Gated):
             terms = [self.objective(z, keys, labels, targets, labels, gates) for keys in others]
         else:
             terms = [self.alone(z, z, labels, targets, labels, gates)]
-        return torch.stack(terms).mean() + self.gamma * penalty
+        return self.total(contrast=torch.stack(terms).mean(), gates=self.gamma * penalty)

@@ -40,4 +40,5 @@ class VICReg(Method):
         self.objective = VICRegLoss(sim_coeff, std_coeff, cov_coeff)
 
     def loss(self, views: Sequence[Tensor], batch: dict[str, Any]) -> Tensor:
-        return self.objective(*(self.project(view) for view in views))
+        terms = self.objective.terms(*(self.project(view) for view in views))
+        return self.total(**{name: self.objective.weights[name] * term for name, term in terms.items()})
