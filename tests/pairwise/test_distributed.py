@@ -16,11 +16,13 @@ from counterpoint.objectives import (
     ArbitraryPairs,
     BarlowTwins,
     CLIPUniformAlignLoss,
+    ContrastiveMIM,
     CrossModalBarlow,
     CrossModalPrediction,
     CrossModalSwAV,
     CWCLLoss,
     DeGLALoss,
+    FocalSupCon,
     GroCo,
     GroupInfoNCE,
     GroupNTXent,
@@ -35,12 +37,22 @@ from counterpoint.objectives import (
     SimpleContrastive,
     SpectralContrastive,
     SupCon,
+    SupReMix,
     VICReg,
 )
 from counterpoint.pairwise import gather, gather_labels, synchronize_batchnorm
 
 ITEMS, DIM = 9, 5
 SHARDS = {"two": (5, 4), "three": (4, 4, 1)}  # uneven ones, and one item that alone would have no negative
+
+
+SHARES = torch.linspace(0, 1, (2 * ITEMS) ** 2, dtype=torch.float64).view(2 * ITEMS, -1)  # of anchors in mixtures
+
+
+def soft(labels):
+    """Labels between two classes, as mixed rows have them."""
+    share = (labels % 3 / 3).double()
+    return torch.stack([share, 1 - share], 1)
 
 
 def batch():
@@ -94,6 +106,10 @@ OBJECTIVES = {
     "CrossModalPrediction": lambda z, labels, bank: CrossModalPrediction()(*z, z[0] + 1, z[1] - 1),
     "CrossModalBarlow": lambda z, labels, bank: CrossModalBarlow()([z[0], z.sum(0)], [z[1], z[1] - z[0]]),
     "CrossModalSwAV": lambda z, labels, bank: CrossModalSwAV()([z[0], z.sum(0)], [z[1], z[1] - z[0]]),
+    "ContrastiveMIM": lambda z, labels, bank: ContrastiveMIM()(-z[0].square(), z[1], z[0], z.mean(0) / 9),
+    "FocalSupCon": lambda z, labels, bank: FocalSupCon(0.5)(z[0], labels),
+    "FocalSupCon of soft labels": lambda z, labels, bank: FocalSupCon(0.5)(z[0], soft(labels)),
+    "SupReMix": lambda z, labels, bank: SupReMix(window=3)(z, labels, SHARES),
     "CACR": lambda z, labels, bank: CACR()(z),
     "DeGLA": lambda z, labels, bank: rewritten(z, labels, None),
     "DeGLA, official": lambda z, labels, bank: rewritten(z, labels, "official"),
