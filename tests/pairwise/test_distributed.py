@@ -16,11 +16,13 @@ from counterpoint.objectives import (
     ArbitraryPairs,
     BarlowTwins,
     CLIPUniformAlignLoss,
+    ContrastiveMIM,
     CrossModalBarlow,
     CrossModalPrediction,
     CrossModalSwAV,
     CWCLLoss,
     DeGLALoss,
+    FocalSupCon,
     GroCo,
     GroupInfoNCE,
     GroupNTXent,
@@ -37,6 +39,7 @@ from counterpoint.objectives import (
     SoftTargetContrastiveLoss,
     SpectralContrastive,
     SupCon,
+    SupReMix,
     SymileLoss,
     VICReg,
 )
@@ -46,6 +49,15 @@ ITEMS, DIM = 9, 5
 PERMUTATIONS = torch.stack([torch.randperm(ITEMS, generator=torch.Generator().manual_seed(k)) for k in range(6)])
 PERMUTATIONS = PERMUTATIONS.view(3, 2, ITEMS)  # of the whole batch
 SHARDS = {"two": (5, 4), "three": (4, 4, 1)}  # uneven ones, and one item that alone would have no negative
+
+
+SHARES = torch.linspace(0, 1, (2 * ITEMS) ** 2, dtype=torch.float64).view(2 * ITEMS, -1)  # of anchors in mixtures
+
+
+def soft(labels):
+    """Labels between two classes, as mixed rows have them."""
+    share = (labels % 3 / 3).double()
+    return torch.stack([share, 1 - share], 1)
 
 
 def batch():
@@ -99,6 +111,10 @@ OBJECTIVES = {
     "CrossModalPrediction": lambda z, labels, bank: CrossModalPrediction()(*z, z[0] + 1, z[1] - 1),
     "CrossModalBarlow": lambda z, labels, bank: CrossModalBarlow()([z[0], z.sum(0)], [z[1], z[1] - z[0]]),
     "CrossModalSwAV": lambda z, labels, bank: CrossModalSwAV()([z[0], z.sum(0)], [z[1], z[1] - z[0]]),
+    "ContrastiveMIM": lambda z, labels, bank: ContrastiveMIM()(-z[0].square(), z[1], z[0], z.mean(0) / 9),
+    "FocalSupCon": lambda z, labels, bank: FocalSupCon(0.5)(z[0], labels),
+    "FocalSupCon of soft labels": lambda z, labels, bank: FocalSupCon(0.5)(z[0], soft(labels)),
+    "SupReMix": lambda z, labels, bank: SupReMix(window=3)(z, labels, SHARES),
     "CACR": lambda z, labels, bank: CACR()(z),
     "Symile": lambda z, labels, bank: SymileLoss()([*z, z.sum(0)], permutations=PERMUTATIONS),
     "Symile, all": lambda z, labels, bank: SymileLoss("all")([*z, z.sum(0)]),
