@@ -20,6 +20,7 @@ weights and the random numbers of the noise.
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def classify(
     adapter: str, std: float, seed: int, folder: Path, source: str = "text", options: Any = None
 ) -> Evaluation:
     """Train a classifier on right halves, moved by an adapter, and test it on left halves."""
-    encoder, read, labels, gap = halves(seed, folder.parents[1])
+    encoder, read, labels, gap = halves(seed, folder.parents[1] / f"process-{os.getpid()}")
     moved = make_adapter(adapter, 32, std, **(options or {}))
     moved.adopt(gap)
     torch.manual_seed(seed)
@@ -145,7 +146,7 @@ def captioned(seed: int, base: Path) -> tuple[MultimodalDataset, Path]:
 
 def write(adapter: str, seed: int, folder: Path) -> Evaluation:
     """Train the language model on captions and score what it writes about images of the test part."""
-    data, clip = captioned(seed, folder.parents[1])
+    data, clip = captioned(seed, folder.parents[1] / f"process-{os.getpid()}")
     run = cp.fit(
         data, "close", encoder=str(clip), out=str(folder / "close"), seed=seed, epochs=WRITER_EPOCHS, batch_size=64,
         lr=5e-3, options={"adapter": adapter, "std": 0.12, "width": 64, "layers": 1, "beams": 1, "length": 8}, **QUIET,

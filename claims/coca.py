@@ -147,6 +147,7 @@ def _emoji(root: str | None) -> Path:
     raise DataMissing(f"no all.parquet of emoji in {', '.join(map(str, places))}. {NEEDS}")
 
 
+@cache
 def arm(data: str, weights: tuple[float, float], name: str) -> Callable[..., Evaluation]:
     """An arm under a name of its own."""
 
@@ -154,6 +155,7 @@ def arm(data: str, weights: tuple[float, float], name: str) -> Callable[..., Eva
         return trained(data, weights, seed, folder, root)
 
     measure.__name__ = measure.__qualname__ = f"{name}_on_{data.replace('-', '_')}"
+    globals()[measure.__name__] = measure  # where other processes look for it
     return measure
 
 
