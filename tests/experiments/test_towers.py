@@ -6,7 +6,8 @@ import numpy as np
 
 from counterpoint.data import pair
 from counterpoint.encoders import MultimodalEncoder, build_text_encoder
-from counterpoint.experiments.towers import _cut_texts, _gaps
+from counterpoint.experiments.towers import _cut_texts, _gaps, _score_of
+from counterpoint.objectives.symile import mip_scores
 
 
 def test_a_modality_that_lacks_items_or_never_changes_is_named():
@@ -31,3 +32,13 @@ def test_what_a_tokenizer_loses_is_counted():
     cut, unknown = _cut_texts(method, odd, np.arange(4))
     assert cut == "text: 1 of 4 test texts are longer than 6 tokens and were cut."
     assert "of the tokens of test texts are not in the vocabulary" in unknown
+
+
+def test_candidates_are_scored_whatever_their_floats():
+    """Vectors of classes are means in double precision, those of items are not."""
+    made = np.random.default_rng(0)
+    candidates, queries = made.normal(size=(4, 3)), {name: made.normal(size=(5, 3)).astype(np.float32) for name in "ab"}
+    score = _score_of(SimpleNamespace(device="cpu", candidate_scores=lambda c, q: mip_scores(c, q.values())))
+    found = score(candidates, queries)
+    np.testing.assert_allclose(found, score(candidates.astype(np.float32), queries))
+    assert found.shape == (5, 4)

@@ -201,9 +201,11 @@ def _score_of(method: Any) -> Any:
     import torch
 
     def score(candidates: np.ndarray, queries: Mapping[str, np.ndarray]) -> np.ndarray:
-        given = {name: torch.from_numpy(values).to(method.device) for name, values in queries.items()}
+        def held(values: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(values).to(method.device, torch.float32)
+
         with torch.inference_mode():
-            found = method.candidate_scores(torch.from_numpy(candidates).to(method.device), given)
+            found = method.candidate_scores(held(candidates), {name: held(values) for name, values in queries.items()})
         return np.asarray(found.float().cpu())
 
     return score if hasattr(method, "candidate_scores") else None

@@ -22,11 +22,13 @@ def temperature_findings(states: Mapping[str, ItemState], dataset: Any) -> list[
 
     Returns:
         Shares of the items by temperature; mean temperatures of classes by their number of items, where classes differ
-        in size; and the pictures of the highest and lowest temperatures. Items that no step has seen are left out;
-        nothing where that leaves fewer than two.
+        in size; and the pictures of the highest and lowest temperatures. Items that no step has seen, and generated
+        ones, are left out; nothing where that leaves fewer than two.
     """
     tau = {name: state.tau.double().cpu().numpy() for name, state in states.items()}
-    seen = {name: np.flatnonzero(~state.log_s.isneginf().cpu().numpy()) for name, state in states.items()}
+    seen = {
+        name: np.flatnonzero(~state.log_s[: len(dataset)].isneginf().cpu().numpy()) for name, state in states.items()
+    }
     if min(map(len, seen.values())) < 2:
         return []
     learned = {name: tau[name][rows] for name, rows in seen.items()}
