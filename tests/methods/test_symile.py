@@ -72,6 +72,22 @@ def test_a_run_with_gaps_is_whole(tmp_path):
     assert float(model.scale().detach()) <= 1000
 
 
+@pytest.mark.parametrize("method", ["symile", "clip"])
+def test_words_are_guessed_from_both_halves_of_a_picture(tmp_path, method):
+    x, y = load_digits(return_X_y=True)
+    x = (x[:700].reshape(-1, 1, 8, 8) * 15.9).astype(np.uint8)
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    parts = {"left": x[..., :4], "right": x[..., 4:], "word": [words[label] for label in y[:700]]}
+    data = pair(parts, y[:700], classes=words)
+    run = cp.fit(data, method, out=str(tmp_path / "run"), steps=60, batch_size=64, options={"dim": 32}, **QUIET)
+    assert run.scores["zero_shot:left+right"] > 0.4  # chance is 0.1
+    found = {figure.title: figure for figure in run.findings}
+    guessed = found["From left and right to word"]
+    right = [own in best.split("; ")[0] for own, best in guessed.lines]
+    assert np.mean(right) >= 0.5
+    assert {"From right and word to left", "From word to left", "From left to word"} <= set(found)
+
+
 def test_the_loss_is_that_of_the_objective_with_a_learned_scale():
     method, batch = Symile(towers(), dim=4, negatives="all"), batch_of()
     z = method.embed(batch)
