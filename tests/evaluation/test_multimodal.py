@@ -132,6 +132,8 @@ def test_names_of_parts():
         known_metrics(["zro_shot:image"])
     assert description("knn:image").endswith("Of image alone.")
     assert "From image into text." in description("transfer:image>text")
+    assert description("zero_shot:image+audio").endswith("Of image and audio together.")
+    assert description("completion:audio").endswith("Here audio.")
     assert higher_is_better("knn:image")
     assert not higher_is_better("gap_distance")
     assert not HIGHER_IS_BETTER["gap_separability"]

@@ -108,12 +108,17 @@ def description(name: str) -> str:
     """A line of plain English for a score, also for one of a single modality (``knn:image``) or between two."""
     base, _, where = name.partition(":")
     told = DESCRIPTIONS.get(base, "")
-    return f"{told} {_where(where)}" if told and where else told
+    return f"{told} {_where(base, where)}" if told and where else told
 
 
-def _where(where: str) -> str:
+def _where(base: str, where: str) -> str:
     first, _, second = where.partition(">")
-    return f"From {first} into {second}." if second else f"Of {first} alone."
+    if second:
+        return f"From {first} into {second}."
+    if base == "completion":
+        return f"Here {first}."
+    together = " and ".join(first.split("+"))
+    return f"Of {together} together." if "+" in first else f"Of {first} alone."
 
 
 def higher_is_better(name: str) -> bool:
