@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import counterpoint as cp
@@ -100,6 +101,24 @@ def test_any_method_takes_them(tmp_path, method):
     run = cp.fit("digits", method, out=str(tmp_path / "run"), generated=FAKE, **BARE)
     assert run.metrics[-1]["step"] == 6
     assert np.isfinite(run.metrics[-1]["loss"])
+
+
+def test_a_folder_of_another_size_and_of_colours_stands_beside_small_grey_images(tmp_path):
+    (tmp_path / "made").mkdir()
+    for number in range(40):
+        colour = (number, 255 - number, 90)
+        Image.new("RGB", (20, 14), colour).save(tmp_path / "made" / f"{number:02}.png")
+    settings = {**BARE, "generated": str(tmp_path / "made"), "real_repeats": 2}
+    run = cp.fit("digits", "adainf", out=str(tmp_path / "run"), **settings)
+    assert run.state == "finished"
+    assert np.isfinite(run.metrics[-1]["loss"])
+    counts = {"real": 195, "generated": 40, "real_repeats": 2}
+    assert run.status["inflation"] == {**counts, "beta": 390 / 430}
+    assert run.model().encoder.shape == (1, 8, 8)
+    [found] = run.findings
+    shown = found.images.reshape(-1, *found.images.shape[2:])
+    expected = [np.asarray(Image.new("RGB", (1, 1), (n, 255 - n, 90)).convert("L"))[0, 0] for n in range(len(shown))]
+    assert np.abs(shown[:, 4, 4, 0].astype(int) - np.array(expected, int)).max() <= 1
 
 
 def test_a_method_that_needs_every_label_leaves_them_alone(tmp_path):

@@ -161,6 +161,22 @@ def test_unlabelled_items_take_no_part(kind):
 
 
 @both
+def test_one_class_costs_nothing_between_classes(kind):
+    """All keys are positives and none a negative: of the pairs nothing is left, and the weights stay finite."""
+    one, given = {"label": torch.zeros(8, dtype=torch.int64)}, views()
+    method = make(kind)
+    loss = method.loss(given, one)
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+    if kind is SimLAP:
+        assert loss == 0
+    else:
+        torch.testing.assert_close(loss, make(Hydra, beta=0.0).loss(given, one) / 2)
+    with pytest.raises(ValueError, match=r"^classes: expected at least 2 for mode='distinct', got 1"):
+        make(kind, classes=1, pairs="distinct").loss(given, one)
+
+
+@both
 def test_bad_options(kind):
     for options, told in [
         ({"pairs": "random"}, "pairs: expected one of arbitrary"),

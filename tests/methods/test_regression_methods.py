@@ -57,6 +57,18 @@ def test_learns_from_real_images(method, untrained, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_targets_of_a_batch_that_are_all_equal(kind):
+    """All distances are 0: for contrast a single class, and nothing that is no number."""
+    method = make(kind, center=2.0)
+    loss = method.loss(pair(), {"target": torch.full((6,), 7.0)})
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
+    if kind is not L1Regression:
+        z = torch.stack(make(kind).embed_together(pair()))
+        torch.testing.assert_close(loss, SupCon(0.3)(z, torch.zeros(6, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_only_the_standardised_target_counts(kind):
     torch.manual_seed(0)
     expected = make(kind).loss(pair(), {"target": TARGETS}).item()

@@ -105,6 +105,16 @@ def test_a_mixture_with_the_query_is_harder_than_its_key():
     assert (drawn.scores(Q, BANK) > parents).all()
 
 
+def test_ends_of_the_mixture():
+    """All of one parent and nothing of the other is that parent."""
+    drawn = draw_mixtures(Q, BANK, 10, 7, 3, beta_max=0.0)
+    cosines = normalize(Q) @ normalize(BANK).T
+    parents = [cosines.gather(1, drawn.hardest.gather(1, at)) for at in (drawn.first, drawn.second, drawn.third)]
+    for share, parent in ((1.0, parents[0]), (0.0, parents[1])):
+        found = replace(drawn, alpha=torch.full_like(drawn.alpha, share)).scores(Q, BANK)
+        torch.testing.assert_close(found, torch.cat([parent, parents[2]], 1))
+
+
 def test_pairs_lie_between_and_shares_are_even():
     drawn = draw_mixtures(made(1, 6), BANK, 20, 20_000, 20_000)
     assert drawn.alpha.mean().item() == pytest.approx(0.5, abs=0.01)
