@@ -1,5 +1,7 @@
 """Methods of several modalities on two processes, each with a part of a batch with gaps, against one with all of it."""
 
+import os
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -49,6 +51,8 @@ def step(method, rows, seed):
 
 
 def work(rank, store, expected):
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     try:
         for name, (values, gradients) in expected.items():
