@@ -205,6 +205,21 @@ def test_kill_minus_nine_and_resume(tmp_path):
     assert Run(killed).state == "finished"
 
 
+def test_killed_while_the_report_is_written(tmp_path, monkeypatch):
+    """All is measured and said by then, and the checkpoint, which goes last, is still there."""
+    settings = {**BARE, "report": True, "out": str(tmp_path / "run")}
+    run = cp.fit("digits", **settings)
+    before = weights(run.folder)
+    (run.folder / "report.html").unlink()
+    (run.folder / "checkpoint").mkdir()
+    cp.fit("digits", resume=True, **settings)
+    assert (run.folder / "report.html").exists()
+    assert same(before, weights(run.folder))
+    monkeypatch.setenv("RANK", "1")  # another process of a run that is done does not wait for the first
+    assert cp.fit("digits", resume=True, **settings).state == "finished"
+    assert not (run.folder / "checkpoint").exists()
+
+
 def test_control_c_leaves_a_usable_run(tmp_path, monkeypatch):
     def interrupt(self, *arguments):
         raise KeyboardInterrupt

@@ -189,7 +189,7 @@ def _prepare(folder: Path, config: dict[str, Any], resume: bool, overwrite: bool
     if rank() != 0:
         while not (folder / "config.yaml").exists():
             time.sleep(0.1)
-        return None
+        return Run(folder) if resume and _done(folder) else None
     exists = (folder / "config.yaml").exists()
     if exists and overwrite and not resume:
         for entry in folder.iterdir():
@@ -208,11 +208,15 @@ def _prepare(folder: Path, config: dict[str, Any], resume: bool, overwrite: bool
                 f"resume: {folder} was started with other settings: "
                 + ", ".join(f"{k}={old[k]!r}, now {config[k]!r}" for k in changed)
             )
-        run = Run(folder)
-        if run.state == "finished":
-            return run
+        if _done(folder):
+            return Run(folder)
     write_yaml(folder / "config.yaml", config)
     return None
+
+
+def _done(folder: Path) -> bool:
+    """Whether nothing of a run is left to do: its report, if any, is written after the rest and before this goes."""
+    return Run(folder).state == "finished" and not (folder / "checkpoint").exists()
 
 
 def rank() -> int:
