@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -207,6 +208,22 @@ def test_runs_side_by_side_give_the_same(tmp_path):
     beside = run_claim(str(file), out=str(tmp_path / "beside"), progress=False, jobs=2)
     assert beside.settings[0]["scores"] == alone["scores"]
     assert beside.file == tmp_path / "results" / "made.json"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_runs_side_by_side_die_with_the_one_that_started_them(tmp_path):
+    """What Linux will send each of them then: 9 is kill."""
+    asks = """
+def sent():
+    import ctypes
+    found = ctypes.c_int()
+    ctypes.CDLL("libc.so.6").prctl(2, ctypes.byref(found))
+    return found.value
+"""
+    told = MADE.replace("0.9 + 0.01 * seed", "sent()").replace("0.5 + 0.02 * seed", "sent()")
+    (tmp_path / "made.py").write_text(asks + told)
+    found = run_claim(str(tmp_path / "made.py"), out=str(tmp_path / "beside"), progress=False, jobs=2).settings[0]
+    assert found["scores"] == {"method": [9, 9], "baseline": [9, 9]}
 
 
 def test_settings_are_merged_until_what_they_measure_changes(tmp_path):

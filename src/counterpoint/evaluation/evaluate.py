@@ -115,7 +115,7 @@ def _where(base: str, where: str) -> str:
     first, _, second = where.partition(">")
     if second:
         return f"From {first} into {second}."
-    if base == "completion":
+    if base in ("completion", "compositional"):
         return f"Here {first}."
     together = " and ".join(first.split("+"))
     return f"Of {together} together." if "+" in first else f"Of {first} alone."

@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from counterpoint.experiments.run import Run
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 Outcome = tuple[str, BaseException | None]
 Work = list[tuple[str, Callable[[], Run]]]
@@ -29,24 +33,38 @@ def _attempt(call: Callable[[], Run]) -> BaseException | None:
 
 def in_processes(work: Work, width: int, threads: int) -> Iterator[Outcome]:
     """In fresh processes, so that no state of one fit reaches another."""
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures import as_completed
 
     import cloudpickle
 
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(width, mp_context=context, initializer=_end_with_parent) as pool:
+    with process_pool(width) as pool:
         running = {pool.submit(_unpack, cloudpickle.dumps(call)): label for label, call in work}
+        for done in as_completed(running):
+            yield running[done], done.exception() or done.result()
+
+
+@contextmanager
+def process_pool(width: int, prepare: Callable[[], Any] | None = None) -> Iterator[ProcessPoolExecutor]:
+    """A pool of fresh processes, which die with this one and begin nothing more once an error leaves the block.
+
+    Args:
+        width: how many processes.
+        prepare: called once in each of them before its first task; it has to pickle.
+    """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(width, mp_context=context, initializer=_start, initargs=(prepare,)) as pool:
         try:
-            for done in as_completed(running):
-                yield running[done], done.exception() or done.result()
+            yield pool
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _end_with_parent() -> None:
-    """Ask Linux to end this worker when the process that started it dies, even by kill -9."""
+def _start(prepare: Callable[[], Any] | None) -> None:
+    """Ask Linux to end this worker when the process that started it dies, even by kill -9; then prepare."""
     import contextlib
     import ctypes
     import signal
@@ -54,6 +72,8 @@ def _end_with_parent() -> None:
     pr_set_pdeathsig = 1  # linux/prctl.h
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if prepare is not None:
+        prepare()
 
 
 def _unpack(packed: bytes) -> BaseException | None:

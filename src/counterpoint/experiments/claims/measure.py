@@ -200,15 +200,15 @@ def _run_all(jobs: list[_Job], width: int, file: Path | None) -> list[_Outcome]:
         raise ValueError(f"jobs: expected at least 1, got {width}")
     if width == 1:
         return [_told(job) for job in jobs]
-    from concurrent.futures import ProcessPoolExecutor
     from dataclasses import replace
-    from multiprocessing import get_context
+    from functools import partial
+
+    from counterpoint.experiments.workers import process_pool
 
     threads = max(1, (os.cpu_count() or 1) // width)
     jobs = [replace(job, threads=threads, progress=False) for job in jobs]
     # what a claim's file defines is found in the other process by the name of its module, so it is loaded there first
-    first: dict[str, Any] = {"initializer": load_claim, "initargs": (file,)} if file else {}
-    with ProcessPoolExecutor(width, mp_context=get_context("spawn"), **first) as pool:
+    with process_pool(width, partial(load_claim, file) if file else None) as pool:
         return list(pool.map(_run_one, jobs))
 
 
