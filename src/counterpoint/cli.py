@@ -14,6 +14,7 @@ _COMMANDS = {
     "generate": "train a generator on your data and draw new items from it, for fit --generated",
     "embed": "turn data into vectors with a trained encoder, as Parquet",
     "search": "find what is most like a query",
+    "pairs": "test a run of images and texts on pairs that differ in a detail",
     "layers": "probe every layer of a run, before and after its projection head",
     "explain": "put losses side by side under the microscope: what they do to each pair",
     "report": "write the page of a run or a comparison again",
@@ -88,6 +89,7 @@ def _run(command: str, words: list[str]) -> int:
         "generate": ("counterpoint.experiments.generate", "generate", _show_generated),
         "embed": ("counterpoint.search", "embed", _show_path),
         "search": ("counterpoint.search", "search", _show_hits),
+        "pairs": ("counterpoint.experiments.pairs", "pairs", _show_pairs),
         "layers": ("counterpoint.experiments.layers", "layers", _show_layers),
         "explain": ("counterpoint.experiments.explain", "explain", _show_explanation),
         "report": ("counterpoint.experiments.reports", "report", _show_path),
@@ -179,6 +181,21 @@ def _show_generated(found: Any) -> None:
             f"{quality['nearest_held_out']:.3f}; {quality['closer_than_held_out']:.1%} are closer than 99 % of those"
         )
     print(found.items)
+
+
+def _show_pairs(found: Any) -> None:
+    accuracy = found.accuracy
+    count = len(found.names)
+    span = f"[{accuracy.low:.3f}, {accuracy.high:.3f}]"
+    print(f"both statements of a pair right: {accuracy.scores['pairs']:.3f} {span} of {count:,} pairs (chance 0.25)")
+    print(f"single statements right: {accuracy.scores['statements']:.3f} (chance 0.5)")
+    for name, share in accuracy.scores.items():
+        if name.startswith("pairs:"):
+            print(f"  {name.partition(':')[2]}: {share:.3f}")
+    for note in found.notes:
+        print(note)
+    if found.page is not None:
+        print(f"open {found.page}")
 
 
 def _show_path(path: Any) -> None:

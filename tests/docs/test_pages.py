@@ -82,3 +82,12 @@ def test_generated_data_are_explained():
     page = PAGES["docs/generated.md"]
     for word in ("--generated gmm", "--real_repeats", "adainf_asymmetric", "closer_than_held_out"):
         assert word in page
+
+
+def test_every_method_has_its_place_in_the_reference():
+    from counterpoint.methods import names
+
+    listed = re.findall(
+        r"^::: (counterpoint\.methods\.\w+\.\w+)$", (ROOT / "docs/reference/methods.md").read_text(), re.M
+    )
+    assert sorted(listed) == sorted(names().values())

@@ -93,7 +93,7 @@ def test_where_a_stage_begins(tmp_path, monkeypatch, init):
     seen = watched(
         monkeypatch,
         lambda module, batch, trainer: (
-            module.reached, state(module._current()), len(trainer.optimizers[0].state),
+            module.reached, state(module.current()), len(trainer.optimizers[0].state),
             trainer.optimizers[0].param_groups[0]["lr"],
         ),
     )  # fmt: skip

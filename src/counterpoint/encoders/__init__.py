@@ -65,6 +65,7 @@ from counterpoint.encoders.poolers import AttentionalPooler, CascadePooler, Pool
 from counterpoint.encoders.prototypes import Prototypes
 from counterpoint.encoders.resampler import PerceiverAttention, PerceiverResampler, QueryPool
 from counterpoint.encoders.signals import LogMelNet, SignalNet
+from counterpoint.encoders.staged import StagedEncoder, StagedTower
 from counterpoint.encoders.text import TextEncoder, TextTransformer, build_text_encoder
 from counterpoint.encoders.tokenizer import Tokenizer
 from counterpoint.encoders.transfer import CrossModalTransfer, EmbeddingToTokens, mean_of_texts
@@ -112,6 +113,8 @@ __all__ = [
     "ReweightingHead",
     "SignalNet",
     "StageEnsemble",
+    "StagedEncoder",
+    "StagedTower",
     "SymmetricReLU",
     "TextEncoder",
     "TextGenerator",

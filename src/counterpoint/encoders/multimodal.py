@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from counterpoint.encoders.encoder import FORMAT, build
+from counterpoint.encoders.encoder import FORMAT, Encoder, build
 from counterpoint.encoders.heads import make_head
 from counterpoint.encoders.text import TextEncoder, text_encoder_of
 from counterpoint.encoders.tokenizer import Tokenizer
@@ -39,8 +39,21 @@ class Tower(nn.Module):
         """What it takes: ``image``, ``text``, ``signal`` (sound too) or ``vector``."""
         return str(self.encoder.modality)
 
-    def freeze(self, head: bool = False) -> None:
-        """Keep the encoder as it is, in evaluation mode and without gradient; and the head, if asked for."""
+    def freeze(self, head: bool = False, stages: int | None = None) -> None:
+        """Keep the encoder as it is, in evaluation mode and without gradient; and the head, if asked for.
+
+        Args:
+            head: the head too.
+            stages: only so many stages of the encoder, from the first, as :meth:`Encoder.freeze` has it.
+
+        Raises:
+            ValueError: an encoder that has fewer stages, or none that are known.
+        """
+        if stages is not None:
+            if not isinstance(self.encoder, Encoder):
+                raise ValueError(f"freeze: an encoder of {self.kind} stays as it is as a whole or not; got {stages}")
+            self.encoder.freeze(stages)
+            return
         self.frozen = True
         for part in (self.encoder, *((self.head,) if head else ())):
             for parameter in part.parameters():
@@ -223,4 +236,8 @@ def _joined(encoder: MultimodalEncoder, about: Mapping[str, Any] | None) -> Mult
         from counterpoint.encoders.cosmo import CosMoEncoder
 
         return CosMoEncoder(encoder, **about["options"])
+    if about["name"] == "staged":
+        from counterpoint.encoders.staged import StagedEncoder
+
+        return StagedEncoder(encoder, **about["options"])
     raise ValueError(f"model: {about['name']!r} is not known; it may be of a newer version of counterpoint")

@@ -10,7 +10,8 @@ probes (:mod:`~counterpoint.evaluation.probes`), by the clusters they form
 (:mod:`~counterpoint.evaluation.geometry`). :func:`evaluate` does all of it; of a space that several modalities share
 :func:`evaluate_modalities` also says how well one finds the other, and :func:`modality_gap` how far apart they lie;
 written captions are compared with those of people (:mod:`~counterpoint.evaluation.captions`), and what is done to a
-caption with what it does to the picture (:func:`compositional`, :func:`arithmetic`);
+caption with what it does to the picture (:func:`compositional`, :func:`arithmetic`), and pairs of images that differ in
+a detail (:func:`pair_accuracy`);
 :mod:`~counterpoint.evaluation.significance` says which differences between methods are more than luck.
 """
 
@@ -58,6 +59,7 @@ from counterpoint.evaluation.geometry import (
 )
 from counterpoint.evaluation.multimodal import SharedSpace, completion, cross_ranks, evaluate_modalities, missing_curve
 from counterpoint.evaluation.neighbours import knn, retrieval, top_k
+from counterpoint.evaluation.pairs import PairAccuracy, pair_accuracy
 from counterpoint.evaluation.probes import Probe, few_label_probe, linear_probe
 from counterpoint.evaluation.regression import few_target_ridge, knn_regression, order_agreement, ridge
 from counterpoint.evaluation.significance import Difference, Row, difference, holm, interval, leaderboard
@@ -77,6 +79,7 @@ __all__ = [
     "Embeddings",
     "Evaluation",
     "ModalityGap",
+    "PairAccuracy",
     "Probe",
     "Row",
     "SharedSpace",
@@ -120,6 +123,7 @@ __all__ = [
     "nearest",
     "optimum",
     "order_agreement",
+    "pair_accuracy",
     "population_loss",
     "retrieval",
     "ridge",

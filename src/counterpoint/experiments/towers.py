@@ -31,7 +31,7 @@ def make_towers(dataset: MultimodalDataset, train: np.ndarray, encoders: Mapping
         dataset: gives kinds, shapes, and what is standardised by or what a vocabulary is learned from.
         train: positions of the training items.
         encoders: by modality, a name, the folder of a trained encoder, or ``{"name": ..., "freeze": true, ...}`` with
-            arguments of the encoder.
+            arguments of the encoder; ``"freeze": 2`` keeps its first two stages.
 
     Raises:
         ValueError: a name that is no modality, or an encoder that does not take it.
@@ -41,15 +41,15 @@ def make_towers(dataset: MultimodalDataset, train: np.ndarray, encoders: Mapping
     for name in encoders or {}:
         if name not in dataset.kinds:
             raise ValueError(f"encoders: there is no modality {name!r}; there are {', '.join(dataset.kinds)}")
-    made, frozen = {}, []
+    made, frozen = {}, {}
     for name, kind in dataset.kinds.items():
         options = dict(_options((encoders or {}).get(name, DEFAULTS[kind])))
-        if options.pop("freeze", False):
-            frozen.append(name)
+        frozen[name] = options.pop("freeze", False)
         made[name] = _encoder(dataset, train, name, kind, options)
     encoder = MultimodalEncoder(made)
-    for name in frozen:
-        encoder.towers[name].freeze()
+    for name, how in frozen.items():
+        if how is not False:
+            encoder.towers[name].freeze(stages=None if how is True else how)
     return encoder
 
 

@@ -63,7 +63,8 @@ class Multimodal(Method):
         recipe: see :class:`~counterpoint.methods.base.Method`.
         dim: D of the common space; 128 here, 512 in CLIP's smallest.
         head: from features into it, see :meth:`~counterpoint.encoders.MultimodalEncoder.attach`.
-        freeze: names of towers whose encoders stay as they are (a locked tower, LiT: Zhai et al. 2022).
+        freeze: names of towers whose encoders stay as they are (a locked tower, LiT: Zhai et al. 2022); or, by name,
+            ``True`` or how many stages of the encoder, from the first, stay.
 
     Raises:
         ValueError: a single modality where the method needs two, or a name that is no tower.
@@ -81,7 +82,7 @@ class Multimodal(Method):
         recipe: Recipe | None = None,
         dim: int = 128,
         head: str = "linear",
-        freeze: Sequence[str] = (),
+        freeze: Sequence[str] | Mapping[str, bool | int] = (),
     ) -> None:
         super().__init__(encoder, views, recipe)  # type: ignore[arg-type]
         if len(encoder.towers) < self.least_modalities:
@@ -90,10 +91,12 @@ class Multimodal(Method):
                 f"{', '.join(encoder.towers)}; name columns with image, text, audio, signal or modalities"
             )
         encoder.attach(dim, head)
-        for name in [freeze] if isinstance(freeze, str) else freeze:
+        asked = [freeze] if isinstance(freeze, str) else freeze
+        for name, stages in (asked if isinstance(asked, Mapping) else dict.fromkeys(asked, True)).items():
             if name not in encoder.towers:
                 raise ValueError(f"freeze: there is no modality {name!r}; there are {', '.join(encoder.towers)}")
-            encoder.towers[name].freeze()
+            if stages is not False:
+                encoder.towers[name].freeze(stages=None if stages is True else stages)
 
     @property
     def names(self) -> list[str]:
@@ -108,6 +111,11 @@ class Multimodal(Method):
         """``{name: z (B, D)}`` of a view, raw."""
         return self.encoder(view)
 
+    def tower(self, name: str) -> nn.Module:
+        """The tower of a modality that a step trains."""
+        found: nn.Module = self.encoder.towers[name]
+        return found
+
     def embed_present(self, view: View, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """As :meth:`embed`, but an encoder sees only the items that have its modality; the rows of others are 0.
 
@@ -118,7 +126,7 @@ class Multimodal(Method):
 
     def embed_one(self, name: str, view: View, batch: Mapping[str, Any]) -> Tensor:
         """(B, D) of one modality, as :meth:`embed_present` has it."""
-        there, tower = self.both(batch, name), self.encoder.towers[name]
+        there, tower = self.both(batch, name), self.tower(name)
         if there is None or bool(there.all()):
             return tower(view[name])
         rows = there.nonzero()[:, 0]
