@@ -1,11 +1,8 @@
 """Methods of several modalities on two processes, each with a part of a batch with gaps, against one with all of it."""
 
-import os
-
-import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from tests.processes import in_processes
 
 from counterpoint.encoders import MultimodalEncoder, build
 from counterpoint.methods.multimodal.fusion import Fusion
@@ -50,27 +47,20 @@ def step(method, rows, seed):
     return {"loss": loss.detach(), **method.told, **means}, gradients
 
 
-def work(rank, store, expected):
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    try:
-        for name, (values, gradients) in expected.items():
-            method = synchronize_batchnorm(method_of(name))
-            found, own = step(method, SHARDS[rank], seed=5 + rank)  # the first process draws for all
-            torch.testing.assert_close(found, values, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
-            for key, whole in gradients.items():
-                mine = own.get(key, torch.zeros_like(whole))
-                dist.all_reduce(mine)
-                torch.testing.assert_close(
-                    mine / 2, whole, rtol=1e-4, atol=1e-6, msg=lambda m, n=name, k=key: f"{n}, {k}: {m}"
-                )
-    finally:
-        dist.destroy_process_group()
+def work(rank, expected):
+    for name, (values, gradients) in expected.items():
+        method = synchronize_batchnorm(method_of(name))
+        found, own = step(method, SHARDS[rank], seed=5 + rank)  # the first process draws for all
+        torch.testing.assert_close(found, values, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+        for key, whole in gradients.items():
+            mine = own.get(key, torch.zeros_like(whole))
+            dist.all_reduce(mine)
+            torch.testing.assert_close(
+                mine / 2, whole, rtol=1e-4, atol=1e-6, msg=lambda m, n=name, k=key: f"{n}, {k}: {m}"
+            )
 
 
-@pytest.mark.skipif(not dist.is_available(), reason="needs torch.distributed")
 def test_two_processes_are_one_batch(tmp_path):
     expected = {name: step(method_of(name), slice(None), seed=5) for name in METHODS}
     assert all(len(values) > 3 for values, _ in expected.values())  # parts of the loss are told
-    mp.spawn(work, (tmp_path / "store", expected), nprocs=2)
+    in_processes(work, tmp_path, 2, expected)

@@ -3,11 +3,9 @@
 The views are given, so that nothing is drawn. Gradients are averaged as DistributedDataParallel does.
 """
 
-import os
-
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from tests.processes import in_processes
 
 from counterpoint.data import pair
 from counterpoint.encoders import MultimodalEncoder, Tokenizer, build, build_text_encoder
@@ -21,6 +19,7 @@ SMALL = {"companion_dim": 6, "companion_hidden": 8}
 REWRITES = {"kinds": ["swap_nouns", "replace_nouns"], "count": 2}
 OPTIONS = {
     "clip": {},
+    "mcl_clip": {"items": 8, "clusters": 2},
     "clip_rocket": {},
     "siamlip": {**SMALL, "separate_companion": True},
     "byolip": SMALL,
@@ -45,6 +44,9 @@ def make(name):
     text = {"tokenizer": Tokenizer.train(CAPTIONS), "width": 16, "depth": 1, "heads": 2, "dropout": 0.0}
     made = {"photo": build("mlp", (1, 4, 4), widths=[9]), "caption": build_text_encoder("transformer", **text)}
     method = get(name)(MultimodalEncoder(made), None, Recipe(), dim=5, **OPTIONS[name]).double()
+    if name == "mcl_clip":  # the second stage, in which a batch holds two groups
+        method.clusters_of[0] = torch.arange(8) % 3 // 2
+        method.keep()
     method.prepare(pair({"photo": torch.zeros(8, 4, 4).numpy(), "caption": CAPTIONS}), torch.arange(8).numpy())
     return method.train()
 
@@ -69,10 +71,7 @@ def step(method, missing, mine=slice(0, 8)):
     return loss.detach(), dict(zip(wanted, zeros, strict=True))
 
 
-def work(rank, store, expected):
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def work(rank, expected):
     for (name, case), (wanted, gradients) in expected.items():
         loss, found = step(synchronize_batchnorm(make(name)), MISSING[case], SHARDS[rank])
         torch.testing.assert_close(loss, wanted, msg=lambda m, n=name, c=case: f"{n}, {c}: {m}")
@@ -88,11 +87,8 @@ def work(rank, store, expected):
         dist.all_gather(both, loss)
         torch.testing.assert_close(*both, msg=lambda m, n=name: f"{n}: {m}")
         assert (float(loss) > 0) == (name == "slip")  # whose companion needs no captions
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # see tests/pairwise/test_distributed.py
 
 
 def test_processes_together_equal_one_with_the_whole_batch(tmp_path):
     expected = {(name, case): step(make(name), missing) for name in OPTIONS for case, missing in MISSING.items()}
-    mp.spawn(work, (tmp_path / "store", expected), nprocs=2)
+    in_processes(work, tmp_path, 2, expected)

@@ -5,13 +5,12 @@ in their place; hard pairs of fine-tuning, which a process looks for in its own 
 the single process too.
 """
 
-import os
 from contextlib import ExitStack
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from tests.processes import in_processes
 
 from counterpoint.encoders import build
 from counterpoint.methods import get
@@ -100,10 +99,7 @@ def fixed():
     return stack
 
 
-def work(rank, store, expected):
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
+def work(rank, expected):
     half = ITEMS // WORLD
     with fixed():
         for name, (losses, left) in expected.items():
@@ -116,9 +112,6 @@ def work(rank, store, expected):
                 both = [torch.empty_like(mine[key]) for _ in range(WORLD)]
                 dist.all_gather(both, mine[key])
                 assert torch.equal(*both), f"{name}: the processes have different {key}"
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)
 
 
 def test_two_processes_with_half_a_batch_each_do_what_one_does(tmp_path):
@@ -128,4 +121,4 @@ def test_two_processes_with_half_a_batch_each_do_what_one_does(tmp_path):
         assert losses[0] != losses[-1], name
         if "queue.rows" in left:
             assert int(left["queue.position"]) == STEPS * ITEMS % MOCO["queue_size"], name  # each key once
-    mp.spawn(work, (tmp_path / "store", expected), nprocs=WORLD)
+    in_processes(work, tmp_path, WORLD, expected)

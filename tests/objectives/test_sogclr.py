@@ -1,14 +1,13 @@
 """SogCLR and iSogCLR: official figures with their states, a dense reference, what is remembered and what is not."""
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from tests.processes import in_processes
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -530,10 +529,7 @@ def visits(loss, shard=slice(None)):
     return found, state(loss)
 
 
-def work(rank, store, expected):
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def work(rank, expected):
     shard = slice(0, 4) if rank == 0 else slice(4, 6)
     for name, (steps, kept) in expected.items():
         found, mine = visits(KINDS[name]().double(), shard)
@@ -545,11 +541,10 @@ def work(rank, store, expected):
         other = [None, None]
         dist.all_gather_object(other, {k: v.tolist() for k, v in mine.items()})
         assert other[0] == other[1]
-    dist.destroy_process_group()
 
 
 def test_processes_together_remember_what_one_would(tmp_path):
     """An item of one process may be an item of the other too: both average over all its rows."""
     expected = {name: visits(kind().double()) for name, kind in KINDS.items()}
     assert any(len(set(index[:4].tolist()) & set(index[4:].tolist())) for *_, index in batches(3))
-    mp.spawn(work, (tmp_path / "store", expected), nprocs=2)
+    in_processes(work, tmp_path, 2, expected)

@@ -1,13 +1,11 @@
 """Sinkhorn: balanced codes, safe at any scale, and over processes those of one process with all rows."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from tests.processes import in_processes
 
 from counterpoint.objectives.swav import SwAV
 from counterpoint.pairwise.assignment import sinkhorn
@@ -149,10 +147,7 @@ def whole():
     return sinkhorn(s[0]), sinkhorn(s[0], bank=bank[0]), loss.detach(), torch.autograd.grad(loss, s)[0]
 
 
-def work(rank, shards, store, expected):
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=len(shards))
+def work(rank, shards, expected):
     start = sum(shards[:rank])
     mine = slice(start, start + shards[rank])
     codes, with_bank, wanted, gradient = expected
@@ -166,9 +161,8 @@ def work(rank, shards, store, expected):
     # DistributedDataParallel divides by the processes
     torch.testing.assert_close(torch.autograd.grad(loss, own)[0] / len(shards), gradient[:, mine])
     assert len(SwAV(reduction="none")(own[:2])) == 9
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("shards", [(5, 4), (7, 1, 1)], ids=["two", "three"])
 def test_processes_together_equal_one_with_all_rows(tmp_path, shards):
-    mp.spawn(work, (shards, tmp_path / "store", whole()), nprocs=len(shards))
+    in_processes(work, tmp_path, len(shards), shards, whole())

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from tests.processes import in_processes
 from torch import nn
 
 from counterpoint.objectives import NTXent
@@ -186,19 +185,15 @@ class Step(nn.Module):
         return NTXent()(*(embed_in_chunks(self.net, view, self.chunk) for view in x))
 
 
-def work(rank, store, expected):
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def work(rank, expected):
     mine = slice(0, 7) if rank == 0 else slice(7, ITEMS)
     step = nn.parallel.DistributedDataParallel(Step(chunk=2))  # 4 chunks here, 2 there
     loss = step(views()[:, mine])
     loss.backward()
     found = loss.detach(), *(p.grad for p in step.parameters())
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
-    dist.destroy_process_group()
 
 
 def test_two_processes_with_chunks_of_their_own(tmp_path):
     whole = Step(chunk=100)
-    mp.spawn(work, (tmp_path / "store", gradients(whole(views()), whole)), nprocs=2)
+    in_processes(work, tmp_path, 2, gradients(whole(views()), whole))

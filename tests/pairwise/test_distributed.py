@@ -1,11 +1,9 @@
 """Several processes with a part of the batch each against one process with all of it, over gloo."""
 
-import os
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from tests.processes import in_processes
 from torch import nn
 
 from counterpoint.objectives import (
@@ -271,10 +269,7 @@ def check_single_precision(mine):
     assert low.dtype == torch.bfloat16
 
 
-def work(rank, shards, store, expected):
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=len(shards))
+def work(rank, shards, expected):
     start = sum(shards[:rank])
     mine = slice(start, start + shards[rank])
     check_gather(mine)
@@ -283,9 +278,6 @@ def work(rank, shards, store, expected):
     check_single_precision(mine)
     if len(set(shards[:2])) == 2:
         check_ddp(mine, expected)
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # one time in ten, after all of this, a thread of torch's aborts the interpreter's own exit
 
 
 @pytest.mark.parametrize("shards", SHARDS.values(), ids=SHARDS)
@@ -296,7 +288,7 @@ def test_processes_together_equal_one_with_the_whole_batch(tmp_path, shards):
         "norms": {name: norm_steps(*norm_and_inputs(name)) for name in NORMS},
     }
     plain = torch.utils._pytree.tree_map(lambda x: x.detach() if isinstance(x, torch.Tensor) else x, expected)
-    mp.spawn(work, (shards, tmp_path / "store", plain), nprocs=len(shards))
+    in_processes(work, tmp_path, len(shards), shards, plain)
 
 
 def test_alone_nothing_is_gathered():
