@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/counterpoint compare digits --methods simclr,supcon,moco,byol,simsiam,barlow,vicreg --seeds 3 --out demo --overwrite true
 
+# on all cores, of which a run of a single test file makes no use: `.venv/bin/pytest tests/views`
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ray]'
