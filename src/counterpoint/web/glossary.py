@@ -80,6 +80,25 @@ METRICS: dict[str, Metric] = {
         "Transfer",
         "Share of test items of one modality nearest to the mean training vector that their class has in another.",
     ),
+    "view_recall@1": Metric(
+        "View recall@1", "Share of test items of which one view's nearest other view is that of the same item."
+    ),
+    "compositional": Metric(
+        "Composition",
+        "Share of test images that score higher with their caption than with a rewrite of it that is not true; half is "
+        "chance. Without more said, the mean over what was done to the captions.",
+    ),
+    "compositional_blind": Metric(
+        "Composition, blind", "The same with the image of another item: what texts alone give away.", None
+    ),
+    "arithmetic": Metric(
+        "Arithmetic",
+        "Share of test images that, less one word of their caption and plus another, are nearest to an image with the "
+        "caption so changed.",
+    ),
+    "arithmetic_blind": Metric(
+        "Arithmetic, blind", "The same without adding words: what the nearest other image happens to show.", None
+    ),
     "gap_distance": Metric(
         "Gap", "Distance between the mean unit vectors of two modalities; 0 where they lie in one place.", False
     ),
