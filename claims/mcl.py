@@ -324,7 +324,7 @@ CLAIM = Claim(
         "A stage whose negatives come from clusters of the stage before reads the suppressed attribute more than 3 "
         "points better; the stages side by side keep the easy attribute within a point, are no worse than the better "
         "of them on the mean of both, and beat two plainly trained encoders of as many features in all. CLIP in two "
-        "stages tells more pairs apart that differ in the suppressed attribute than its first stage, and than two CLIPs."
+        "stages tells more pairs apart that differ in the suppressed attribute than its first stage, or two CLIPs."
     ),
     source="Zhang et al. 2024, abstract and the method's premise; the data are ours",
     settings=[
