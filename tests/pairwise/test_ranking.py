@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from counterpoint.pairwise import nearest
+from counterpoint.pairwise import nearest, ranking
 
 
 def data(n=9, m=13, d=4):
@@ -57,3 +57,63 @@ def test_in_any_order_they_are_the_same():
         assert torch.equal(where.sort(1).values, index.sort(1).values)
     with pytest.raises(ValueError, match=r"^k: expected at most 33"):
         nearest(queries, keys, 34, **options, ordered=False)
+
+
+def hard_case(name):
+    """Rows (20, 8192) of scores, as a table of keys that one-hot queries pick out."""
+    made = torch.Generator().manual_seed(3)
+    x = torch.randn(20, 8192, generator=made)
+    if name == "every sixteenth is large":  # the bound that is guessed is far too high
+        x[:, ::16] += 20
+    if name == "every sixteenth is small":  # and far too low
+        x[:, ::16] -= 20
+    if name == "rising":
+        x = x.sort(1).values
+    if name == "many equal":
+        x = x.round()
+    if name == "all equal":
+        x = torch.ones_like(x)
+    if name == "few are left":
+        x[:, 700:] = float("-inf")
+    return x
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain",
+        "every sixteenth is large",
+        "every sixteenth is small",
+        "rising",
+        "many equal",
+        "all equal",
+        "few are left",
+    ],
+)
+def test_many_are_found_among_few(name, monkeypatch):
+    x = hard_case(name)
+    left = torch.zeros(20, dtype=torch.int64), torch.isinf(x[0]).long() - 1  # what is infinite is left out
+    keys = x.masked_fill(torch.isinf(x), 0).T
+    tried, among = [], ranking._among_few
+    monkeypatch.setattr(ranking, "_among_few", lambda *a: tried.append(among(*a)) or tried[-1])
+    for k in (300, 512):
+        values, index = nearest(torch.eye(20), keys, k, exclude=left[0], exclude_keys=left[1], ordered=False)
+        assert torch.equal(values.sort(1, descending=True).values, x.topk(k, 1).values)
+        assert torch.equal(x.gather(1, index), values)
+        assert all(len(set(row)) == k for row in index.tolist())
+    quick = {found is not None for found in tried}
+    assert quick == ({True, False} if name == "few are left" else {name in ("plain", "rising", "many equal")})
+
+
+def test_half_precision_where_asked_for():
+    made = torch.Generator().manual_seed(0)
+    q, keys = (torch.nn.functional.normalize(torch.randn(n, 64, generator=made), dim=1) for n in (30, 3000))
+    exact = q @ keys.T
+    values, index = nearest(q, keys, 200, half=True)
+    assert values.dtype == torch.float32
+    assert (values - exact.gather(1, index)).abs().max() < 0.008
+    assert not torch.equal(values, exact.gather(1, index))
+    border = exact.topk(200, 1).values[:, -1:]
+    assert (exact.gather(1, index) > border - 0.016).all()
+    with torch.autocast("cpu", torch.bfloat16):  # not where it is not
+        assert torch.equal(nearest(q, keys, 200)[0], exact.topk(200, 1).values)

@@ -121,6 +121,9 @@ def draw_mixtures(
     Raises:
         ValueError: what is no (rows, D), not finite, or no count; N above K; a query for which no key is left.
 
+    Under autocast to bfloat16 the hardest are found by products in bfloat16: ``half`` of
+    :func:`~counterpoint.pairwise.nearest`.
+
     Reference: arXiv 2010.01028, section 3.3. No official code is public; what is drawn, and the order of mixing and
     normalising, follow two independent implementations that agree.
     """
@@ -139,7 +142,11 @@ def draw_mixtures(
         if not left:
             raise ValueError("exclude: a query has no key left: all of the bank have its number")
         n_hard = min(n_hard, left)
-    cosines, hardest = nearest(q.detach(), keys, n_hard, exclude=exclude, exclude_keys=exclude_negatives, ordered=False)
+    kind = q.device.type
+    half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+    cosines, hardest = nearest(
+        q.detach(), keys, n_hard, exclude=exclude, exclude_keys=exclude_negatives, ordered=False, half=half
+    )
 
     def drawn(count: int) -> Tensor:
         return torch.randint(n_hard, (len(q), count), generator=generator, device=q.device)
