@@ -18,11 +18,11 @@ outweighs the rest of ``Omega``: for wide heads ``beta`` is better taken as a mu
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from torch.utils.checkpoint import checkpoint
 
 from counterpoint.objectives.barlow import BarlowTwins
 from counterpoint.objectives.inputs import embeddings, known_reduction, normalize, positive, reduce
@@ -99,7 +99,7 @@ class AMCL(nn.Module):
 
     Args:
         temperature: from pairs of unit vectors (C, N, D), (C, N, D) to (C, N), all above 0: a :class:`PairTemperature`,
-            trained along with the encoder, or any function.
+            trained along with the encoder, or any function. Of the smooth maximum, what it learns must be a module's.
         beta: 0.1, the code's; of ``Omega``.
         negative: ``"hardest"``, the paper's, or ``"logsumexp"``: ``log sum_n exp(score_n)`` in its place, the smooth
             maximum, over all negatives. This one is ours.
@@ -112,7 +112,7 @@ class AMCL(nn.Module):
         view 1 first, and the other items' 2B - 2 embeddings are their negatives: 2B terms.
         ``loss(z1, z2, negatives)`` with a bank (C, K, D): view 1 alone is anchor: B terms (MoCo).
         Memory O(C (B + K) D); the smooth maximum computes all temperatures, some rows at a time, again when it goes
-        backward.
+        backward, which it does once: no second derivatives.
 
     Attributes:
         statistics: mean and deviation of the temperatures of positives and of hardest negatives in the last call.
@@ -177,20 +177,65 @@ class AMCL(nn.Module):
 
     def _smooth(self, anchors: Tensor, keys: Tensor, items: Tensor | None) -> Tensor:
         """Log of the sum over the keys of exp(score), (C, N)."""
-        rows, parts = max(1, _PAIRS // keys.shape[1]), []
-        for start in range(0, anchors.shape[1], rows):
-            block = slice(start, start + rows)
-            own = None if items is None else items[block]
-            parts.append(checkpoint(self._block, anchors[:, block], keys, own, items, use_reentrant=False))
-        return torch.cat(parts, 1)
+        learned = list(self.temperature.parameters()) if isinstance(self.temperature, nn.Module) else []
+        if not learned and self.temperature(anchors[:, :1].detach(), keys[:, :1].detach()).requires_grad:
+            raise ValueError(
+                "temperature: expected a module that holds what is learned, for the sum over all negatives"
+            )
+        with torch.autocast(anchors.device.type, enabled=False):
+            found: Tensor = _Smooth.apply(self._block, items, anchors, keys, *learned)
+        return found
 
     def _block(self, anchors: Tensor, keys: Tensor, own: Tensor | None, items: Tensor | None) -> Tensor:
-        with torch.autocast(anchors.device.type, enabled=False):
-            similarity = anchors @ keys.transpose(1, 2)
-        scores = self._score(similarity, self.temperature(anchors[:, :, None], keys[:, None]), anchors)
-        if own is not None and items is not None:  # a mask that is kept for each block would be one of all pairs
+        scores = self._score(
+            anchors @ keys.transpose(1, 2), self.temperature(anchors[:, :, None], keys[:, None]), anchors
+        )
+        if own is not None and items is not None:
             scores = scores.masked_fill(own[:, None] == items, -torch.inf)
         return scores.logsumexp(2)
+
+
+class _Smooth(torch.autograd.Function):
+    """``block(anchors, keys, items of the anchors, items)``, some rows at a time, and again when it goes backward.
+
+    A checkpoint for each block would do, but what it keeps lies between the blocks in memory, whose room is then not
+    used again: at 16,384 rows 1.5 GB of it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, block: Callable[..., Tensor], items: Tensor | None, anchors: Tensor, keys: Tensor, *learned: Tensor
+    ) -> Tensor:
+        ctx.block, ctx.items = block, items
+        ctx.save_for_backward(anchors, keys, *learned)
+        found = anchors.new_empty(anchors.shape[:2])
+        for rows in _blocks(anchors, keys):
+            found[:, rows] = block(anchors[:, rows], keys, None if items is None else items[rows], items)
+        return found
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        anchors, keys, *learned = ctx.saved_tensors
+        table = keys.detach().requires_grad_()
+        totals = [torch.zeros_like(x) for x in (anchors, keys, *learned)]
+        wanted = [table, *(x for x in learned if x.requires_grad)]
+        sums = [totals[1], *(total for total, x in zip(totals[2:], learned, strict=True) if x.requires_grad)]
+        for rows in _blocks(anchors, keys):
+            some = anchors[:, rows].detach().requires_grad_()
+            with torch.enable_grad():
+                found = ctx.block(some, table, None if ctx.items is None else ctx.items[rows], ctx.items)
+            own, *rest = torch.autograd.grad(found, [some, *wanted], grad[:, rows], allow_unused=True)
+            totals[0][:, rows] = own
+            for total, part in zip(sums, rest, strict=True):
+                if part is not None:
+                    total += part
+        return None, None, *totals
+
+
+def _blocks(anchors: Tensor, keys: Tensor) -> list[slice]:
+    rows = max(1, _PAIRS // keys.shape[1])
+    return [slice(start, start + rows) for start in range(0, anchors.shape[1], rows)]
 
 
 class AMCLSimSiam(nn.Module):
