@@ -191,6 +191,10 @@ def evaluate_towers(
         from counterpoint.experiments.writing import with_captions
 
         evaluation = with_captions(evaluation, method, dataset, splits.test, seed, metrics)
+    if hasattr(method, "answer_scores"):
+        from counterpoint.experiments.writing import with_answers
+
+        evaluation = with_answers(evaluation, method, dataset, splits.test, metrics)
     evaluation, tables = with_composition(evaluation, method, dataset, splits, metrics)
     evaluation, pictures = with_arithmetic(evaluation, method, dataset, splits.test, test, metrics)
     return evaluation, [*_figures(evaluation, spaces, seed, fused is None), *tables, *pictures]

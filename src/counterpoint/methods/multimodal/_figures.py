@@ -110,8 +110,8 @@ def _pictures(
     """Items (Q,), their own pictures, and those with the highest scores (Q, N); ``texts`` stand under their own."""
     if len(asked) < 2:
         return []
-    images = batch[answer].permute(0, 2, 3, 1).cpu().numpy()
-    if images.shape[-1] not in (1, 3):
+    images = pictures_of(batch[answer])
+    if images is None:
         return []
     found = _best(scores, present[answer])
     rows = np.stack([images[[item, *row]] for item, row in zip(asked, found, strict=True)])
@@ -162,8 +162,8 @@ def _words(
             for item, row in zip(asked, told, strict=True)
         ]
         return [Captions(f"From {query} to {answer}", text, rows, [query, "its own", "best first"])]
-    images = batch[seen].permute(0, 2, 3, 1).cpu().numpy()
-    if images.shape[-1] not in (1, 3):
+    images = pictures_of(batch[seen])
+    if images is None:
         return []
     rows = [[_short(texts[item]), "; ".join(row)] for item, row in zip(asked, told, strict=True)]
     return [Captions(f"From {query} to {answer}", text, rows, ["its own", "best first"], images[asked])]
@@ -183,11 +183,24 @@ def written_captions(method: Any, dataset: Any, indices: Any, image: str, text: 
     written = method.write(batch) if len(some) else None
     if not written:
         return []
-    images = batch[image].permute(0, 2, 3, 1).cpu().numpy()
     rows = [[_short(a) or "(nothing)", _short(first_text(b))] for a, b in zip(written, batch[text], strict=True)]
     about = f"What the model writes of the {image} of test items that it has not seen, and their own {text}."
-    shown = images if images.shape[-1] in (1, 3) else None
-    return [Captions("Captions", about, rows, ["written", "its own"], shown)]
+    return [Captions("Captions", about, rows, ["written", "its own"], pictures_of(batch[image]))]
 
 
-__all__: Sequence[str] = ["figures", "written_captions"]
+def pictures_of(images: Tensor) -> np.ndarray | None:
+    """Images (B, C, H, W) as a figure takes them, (B, H, W, C); ``None`` where they are neither grey nor RGB."""
+    pictures = images.permute(0, 2, 3, 1).cpu().numpy()
+    return pictures if pictures.shape[-1] in (1, 3) else None
+
+
+def beside_each_other(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Pictures (B, H, W, C) of the same items in one row, with a white line between them."""
+    given = [part for part in parts if part is not None]
+    if len(given) < 2:
+        return given[0] if given else None
+    line = np.full_like(given[0][:, :, :1], 255)
+    return np.concatenate([each for part in given for each in (line, part)][1:], axis=2)
+
+
+__all__: Sequence[str] = ["beside_each_other", "figures", "pictures_of", "written_captions"]

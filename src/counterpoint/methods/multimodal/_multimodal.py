@@ -100,6 +100,11 @@ class Multimodal(Method):
         """Of the modalities, in order."""
         return list(self.encoder.towers)
 
+    @property
+    def viewed(self) -> list[str]:
+        """The modalities that views are made of: those with a tower, and of some methods others beside them."""
+        return self.names
+
     def forward(self, x: Any) -> Any:
         """Embeddings of a batch, ``{name: z (B, D)}``."""
         return self.encoder(x)
@@ -136,9 +141,9 @@ class Multimodal(Method):
     def make_views(self, batch: dict[str, Any]) -> Sequence[Any]:
         with torch.autocast(self.device.type, enabled=False):
             if self.views is None:
-                return [{name: batch[name] for name in self.names if name in batch}]
+                return [{name: batch[name] for name in self.viewed if name in batch}]
             views: Any = self.views
-            return views(batch, self.names)
+            return views(batch, self.viewed)
 
     @staticmethod
     def both(batch: Mapping[str, Any], *names: str) -> Tensor | None:
