@@ -16,6 +16,7 @@ from counterpoint.objectives.inputs import normalize
 
 _QUERIES, _ANSWERS, _WRITTEN = 6, 5, 12
 _LONGEST = 60
+_SEEN = ("image", "video")
 
 
 def figures(method: Any, dataset: Any, indices: Any) -> list[Finding]:
@@ -31,11 +32,11 @@ def figures(method: Any, dataset: Any, indices: Any) -> list[Finding]:
     found: list[Finding] = []
     if len(z) > 2:
         for name, kind in kinds.items():
-            if kind in ("image", "text"):
+            if kind in (*_SEEN, "text"):
                 found += _completed(method, name, z, present, batch, kinds, dataset, indices)
     for name, kind in kinds.items():
         others = [other for other in z if other != name]
-        if kind == "image" and others:
+        if kind in _SEEN and others:
             asking = next((other for other in others if other in texts), others[0])
             asked = _queries(present[asking] & present[name])
             told = batch[asking] if asking in texts else None
@@ -43,7 +44,7 @@ def figures(method: Any, dataset: Any, indices: Any) -> list[Finding]:
     for text in texts:
         for name in z:
             if name != text:
-                asked, seen = _queries(present[name] & present[text]), name if kinds[name] == "image" else None
+                asked, seen = _queries(present[name] & present[text]), name if kinds[name] in _SEEN else None
                 found += _words(name, text, asked, z[name][asked] @ z[text].T, present, batch, seen, dataset, indices)
     there = {name: torch.from_numpy(present[name])[:, None] for name in z}
     return found + modality_map({name: values.cpu().where(there[name], torch.nan) for name, values in z.items()})
@@ -66,10 +67,10 @@ def _completed(
         return []
     scores = method.candidate_scores(z[answer], {name: z[name][asked] for name in others})
     together = " and ".join(others)
-    if kinds[answer] == "image":
+    if kinds[answer] in _SEEN:
         told = next((batch[name] for name in others if kinds[name] == "text"), None)
         return _pictures(together, answer, asked, scores, present, batch, told)
-    seen = next((name for name in others if kinds[name] == "image"), None)
+    seen = next((name for name in others if kinds[name] in _SEEN), None)
     return _words(together, answer, asked, scores, present, batch, seen, dataset, indices)
 
 
@@ -189,7 +190,11 @@ def written_captions(method: Any, dataset: Any, indices: Any, image: str, text: 
 
 
 def pictures_of(images: Tensor) -> np.ndarray | None:
-    """Images (B, C, H, W) as a figure takes them, (B, H, W, C); ``None`` where they are neither grey nor RGB."""
+    """Images (B, C, H, W) as a figure takes them, (B, H, W, C); ``None`` where they are neither grey nor RGB.
+
+    Of clips (B, T, C, H, W) the picture in the middle.
+    """
+    images = images[:, images.shape[1] // 2] if images.ndim == 5 else images
     pictures = images.permute(0, 2, 3, 1).cpu().numpy()
     return pictures if pictures.shape[-1] in (1, 3) else None
 
