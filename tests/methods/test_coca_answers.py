@@ -70,10 +70,24 @@ def test_it_answers_what_image_and_question_only_say_together(runs):
     assert run.scores["accuracy"] > 0.8  # either alone says about half
     shown = [one for one in run.findings if isinstance(one, Captions) and one.title == "Answers"]
     assert shown[0].columns == ["text", "answered", "right"]
+    assert [one.title for one in run.findings] == ["Answers"]  # no contrast is trained, so none is shown
     model, data = run.model(), questions()
     test = np.load(run.folder / "splits.npz")["test"]
     right = model.predict(data[test]).argmax(1).numpy() == data.labels[test]
     assert right.mean() == pytest.approx(run.scores["accuracy"])
+
+
+def test_nothing_between_modalities_is_scored(runs):
+    out, _ = runs
+    run = cp.fit(questions(300), "coca_answers", out=str(out / "scored"), encoder=str(out / "coca"), steps=2,
+                 batch_size=64, **{**QUIET, "monitor": 2})  # fmt: skip
+    assert {"accuracy", "knn", "effective_rank"} <= set(run.scores)
+    assert not {name for name in run.scores if ":" in name or name.startswith(("pair_", "gap_", "zero", "comp"))}
+    assert not {"pair_recall@1", "positive_similarity"} & set(run.metrics[-1])
+    asked = cp.fit(questions(300), "coca_answers", out=str(out / "asked"), encoder=str(out / "coca"), steps=1,
+                   batch_size=64, lr=1e-3, metrics=["knn", "zero_shot"], **QUIET)  # fmt: skip
+    assert list(asked.scores) == ["knn"]
+    assert "zero_shot: left out, the method trains without contrast." in asked.evaluation.notes
 
 
 def test_a_run_of_coca_brings_its_decoder(runs):

@@ -198,7 +198,7 @@ class Fit:
         times = np.unique(np.linspace(0, max(0, epochs - 1), min(epochs, self.a["monitor"])).round())
         draw = np.random.default_rng(self.a["seed"])
         items = np.sort(draw.choice(self.train, min(_MONITOR_ITEMS, len(self.train)), replace=False))
-        if len(items) < 2:
+        if len(items) < 2 or not getattr(self.method, "contrasts", True):
             return None
         if self.several:
             held = self.splits.val if len(self.splits.val) > 1 else items

@@ -197,6 +197,9 @@ def evaluate_towers(
         classes=class_vectors(method, dataset, prompts), fused=fused, score=_score_of(method), seed=seed,
         metrics=metrics,
     )  # fmt: skip
+    contrasts = getattr(method, "contrasts", True)
+    if not contrasts:
+        evaluation = _without_contrast(evaluation, metrics)
     if not known.all():
         evaluation.notes.append(f"{int((~known).sum())} of {len(known)} test items have no modality and do not count.")
     evaluation.notes.extend(_gaps(dataset))
@@ -209,9 +212,25 @@ def evaluate_towers(
         from counterpoint.experiments.writing import with_answers
 
         evaluation = with_answers(evaluation, method, dataset, splits.test, metrics)
+    if not contrasts:
+        return evaluation, []
     evaluation, tables = with_composition(evaluation, method, dataset, splits, metrics)
     evaluation, pictures = with_arithmetic(evaluation, method, dataset, splits.test, test, metrics)
     return evaluation, [*_figures(evaluation, spaces, seed, fused is None), *tables, *pictures]
+
+
+def _without_contrast(evaluation: Evaluation, metrics: list[str] | None) -> Evaluation:
+    """The scores of items as a whole: what stands between modalities was not trained, and single ones were not."""
+    from counterpoint.evaluation import OF_MODALITIES, Evaluation, known_metrics
+
+    def of_whole(name: str) -> bool:
+        return ":" not in name and name not in OF_MODALITIES
+
+    asked = known_metrics(metrics) if metrics is not None else set()
+    notes = [f"{name}: left out, the method trains without contrast." for name in sorted(asked) if not of_whole(name)]
+    scores = {name: value for name, value in evaluation.scores.items() if of_whole(name)}
+    items = {name: values for name, values in evaluation.items.items() if of_whole(name)}
+    return Evaluation(scores, items, evaluation.arrays, [*evaluation.notes, *notes])
 
 
 def _score_of(method: Any) -> Any:

@@ -72,6 +72,7 @@ class Multimodal(Method):
     n_views: ClassVar[int | None] = 1
     multimodal: ClassVar[bool] = True
     least_modalities: ClassVar[int] = 2
+    contrasts: bool = True  # False: nothing between modalities is trained, so that nothing of it is scored or shown
     encoder: MultimodalEncoder  # type: ignore[assignment]
 
     def __init__(
