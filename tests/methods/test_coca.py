@@ -9,6 +9,7 @@ import counterpoint as cp
 from counterpoint.data import pair
 from counterpoint.encoders import MultimodalEncoder, UnimodalTextDecoder, build, build_text_encoder
 from counterpoint.findings import Captions
+from counterpoint.methods.multimodal._figures import pictures_of
 from counterpoint.methods.multimodal.coca import CoCa
 from counterpoint.objectives import CaptionLoss, GroupInfoNCE
 
@@ -237,6 +238,14 @@ def moving(items=1000):
     low, high = (f(found.target[first], found.target[second]) for f in (np.minimum, np.maximum))
     texts = [f"{words[a]} and {words[b]}" for a, b in zip(low, high, strict=True)]
     return cp.data.pair({"clip": np.stack([x[first], x[second]], 1), "text": texts}, kinds={"clip": "video"})
+
+
+def test_a_clip_is_shown_by_four_frames():
+    clip = torch.arange(8).view(1, 8, 1, 1, 1).expand(1, 8, 1, 2, 2).to(torch.uint8)
+    assert pictures_of(clip)[0, ::2, ::2, 0].tolist() == [[1, 3], [5, 7]]
+    assert pictures_of(clip[:, :3])[0, ::2, ::2, 0].tolist() == [[0, 1], [2, 255]]
+    assert pictures_of(clip[:, :1]).shape == (1, 2, 2, 1)
+    assert pictures_of(clip[:, 0]).shape == (1, 2, 2, 1)
 
 
 def test_videos_are_captioned(tmp_path):

@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 import counterpoint as cp
 from counterpoint.data import pair
 from counterpoint.encoders import MultimodalEncoder, build, build_text_encoder
+from counterpoint.experiments.reports import _summary
 from counterpoint.findings import Captions
 from counterpoint.methods.multimodal._task import plain_answer, soft_answers
 from counterpoint.methods.multimodal.coca_answers import CoCaAnswers
@@ -211,6 +212,7 @@ def test_answers_of_several_people(tmp_path):
                  metrics=["vqa", "accuracy"], options={"answers": "answers"}, **QUIET)  # fmt: skip
     assert list(run.scores) == ["vqa"]
     assert run.scores["vqa"] > 0.8
+    assert _summary(run).startswith("The answers to test questions are worth ")
     model = run.model()
     assert sorted(model.own_classes) == list("0123456789")
     assert model.names == ["image", "text"]

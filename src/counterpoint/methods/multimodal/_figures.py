@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from counterpoint.data import first_text
+from counterpoint.data.clips import spread
 from counterpoint.findings import Captions, Finding, Pictures
 from counterpoint.methods.multimodal._map import modality_map
 from counterpoint.objectives.inputs import normalize
@@ -192,9 +193,14 @@ def written_captions(method: Any, dataset: Any, indices: Any, image: str, text: 
 def pictures_of(images: Tensor) -> np.ndarray | None:
     """Images (B, C, H, W) as a figure takes them, (B, H, W, C); ``None`` where they are neither grey nor RGB.
 
-    Of clips (B, T, C, H, W) the picture in the middle.
+    Of clips (B, T, C, H, W) up to four frames, evenly spread, in two rows.
     """
-    images = images[:, images.shape[1] // 2] if images.ndim == 5 else images
+    if images.ndim == 5:
+        count = min(4, images.shape[1])
+        some = images[:, spread(images.shape[1], count)]
+        blank = torch.full_like(some[:, :1], 255)
+        some = torch.cat([some, *[blank] * (count == 3)], 1)
+        images = torch.cat([torch.cat([*row.unbind(1)], -1) for row in some.split(2, 1)], -2)
     pictures = images.permute(0, 2, 3, 1).cpu().numpy()
     return pictures if pictures.shape[-1] in (1, 3) else None
 
