@@ -285,24 +285,28 @@ def class_vectors(
     Raises:
         ValueError: a prompt without ``{}``.
     """
-    import torch
-
     texts = [name for name in method.names if dataset.kinds[name] == "text"]
     if not texts or not dataset.classes:
         return None
+    return {name: sentence_vectors(method, name, dataset.classes, prompts) for name in texts}
+
+
+def sentence_vectors(
+    method: Any, name: str, classes: Sequence[Any], prompts: Sequence[str] | None = None
+) -> np.ndarray:
+    """Vectors (K, D) of classes in a modality of texts; see :func:`class_vectors`."""
+    import torch
+
     chosen = prompts or PROMPTS
     for prompt in chosen:
         if "{}" not in prompt:
             raise ValueError(f"prompts: {prompt!r} has no {{}} where the name of the class goes")
-    found = {}
-    for name in texts:
-        total = np.zeros(())
-        for prompt in chosen:
-            with torch.inference_mode():
-                z = method.eval().embed({name: [prompt.replace("{}", str(word)) for word in dataset.classes]})[name]
-            total = total + torch.nn.functional.normalize(z.float(), dim=1).cpu().numpy()
-        found[name] = total / len(chosen)
-    return found
+    total = np.zeros(())
+    for prompt in chosen:
+        with torch.inference_mode():
+            z = method.eval().embed({name: [prompt.replace("{}", str(word)) for word in classes]})[name]
+        total = total + torch.nn.functional.normalize(z.float(), dim=1).cpu().numpy()
+    return np.asarray(total / len(chosen))
 
 
 def _gaps(dataset: MultimodalDataset) -> list[str]:
