@@ -19,6 +19,7 @@ _NAMES = {
     "finetune": "counterpoint.experiments.finetune",
     "classify": "counterpoint.experiments.classify",
     "compare": "counterpoint.experiments.compare",
+    "zero_shot": "counterpoint.experiments.zero_shot",
     "generate": "counterpoint.experiments.generate",
     "Run": "counterpoint.experiments.run",
     "Comparison": "counterpoint.experiments.compare",

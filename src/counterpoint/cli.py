@@ -10,6 +10,7 @@ _COMMANDS = {
     "fit": "train an encoder on your data by one method",
     "finetune": "go on from a trained encoder with labels, to a classifier",
     "classify": "name the classes of new data with a fine-tuned run, as CSV",
+    "zero_shot": "classify data sets by the names of their classes, with a run that was trained on pairs",
     "compare": "train several methods alike and say which is best, and whether that is real",
     "generate": "train a generator on your data and draw new items from it, for fit --generated",
     "embed": "turn data into vectors with a trained encoder, as Parquet",
@@ -60,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _overview() -> str:
-    commands = "\n".join(f"  {name:8s} {what}" for name, what in _COMMANDS.items())
+    commands = "\n".join(f"  {name:9s} {what}" for name, what in _COMMANDS.items())
     return f"""usage: counterpoint COMMAND ...
 
 Contrastive representation learning on your own data: train, compare, and know whether the difference is real.
@@ -85,6 +86,7 @@ def _run(command: str, words: list[str]) -> int:
         "fit": ("counterpoint.experiments.fit", "fit", _show_run),
         "finetune": ("counterpoint.experiments.finetune", "finetune", _show_run),
         "classify": ("counterpoint.experiments.classify", "classify", _show_path),
+        "zero_shot": ("counterpoint.experiments.zero_shot", "zero_shot", _show_zero_shot),
         "compare": ("counterpoint.experiments.compare", "compare", _show_comparison),
         "generate": ("counterpoint.experiments.generate", "generate", _show_generated),
         "embed": ("counterpoint.search", "embed", _show_path),
@@ -200,6 +202,27 @@ def _show_pairs(found: Any) -> None:
 
 def _show_path(path: Any) -> None:
     print(path)
+
+
+def _show_zero_shot(found: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from counterpoint.web.markup import number
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for heading in ("set", "items", "classes", "accuracy", "95 %", "per class", "top 5", "chance"):
+        table.add_column(heading, justify="left" if heading == "set" else "right", no_wrap=True)
+    for row in found.rows:
+        span, top = f"{number(row['low'])}-{number(row['high'])}", row["top5"]
+        scores = (number(row["accuracy"]), span, number(row["per_class"]), "" if top is None else number(top))
+        table.add_row(row["set"], f"{row['items']:,}", str(row["classes"]), *scores, number(row["chance"]))
+    means = (number(found.mean[name]) for name in ("accuracy", "per_class", "chance"))
+    accuracy, per_class, chance = means
+    table.add_row("mean", "", "", accuracy, "", per_class, "", chance, style="bold")
+    console = Console()
+    console.print(table)
+    console.print(f"\n{found.path}", highlight=False)
 
 
 def _show_nothing(_: Any) -> None:

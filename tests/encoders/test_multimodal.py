@@ -87,3 +87,10 @@ def test_towers_by_kind(encoder):
         MultimodalEncoder({"v": build("mlp", (5,))}).named("image")
     with pytest.raises(ValueError, match="none given"):
         MultimodalEncoder({})
+
+
+def test_a_clip_is_the_mean_of_its_frames():
+    towers = MultimodalEncoder({"clip": build("convnet", (1, 8, 8), widths=(8,))}).eval()
+    clips = torch.rand(3, 4, 1, 8, 8)
+    frames = torch.stack([towers.features({"clip": clips[:, at]})["clip"] for at in range(4)])
+    torch.testing.assert_close(towers.features({"clip": clips})["clip"], frames.mean(0))

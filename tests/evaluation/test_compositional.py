@@ -41,6 +41,14 @@ def test_adjectives_and_nouns_are_one_group_and_unknown_kinds_are_their_own():
     assert "compositional_blind" not in scores  # there is no other image
 
 
+def test_added_things_and_properties_are_one_group():
+    images, captions = made(1, 3), made(2, 3, seed=1)
+    captions = captions * np.sign(captions @ images[0])[:, None]
+    foils = captions * np.array([[-1], [2.0]]) + np.array([[0, 0, 0], [1, 0, 0]]) * np.sign(images[0, 0]) * 9
+    scores = compositional(images, captions, foils, [0, 0], ["add_nouns", "add_adjectives"]).scores
+    assert set(scores) == {"compositional", "compositional:add"}
+
+
 def test_texts_that_lie_apart_are_told_without_the_image():
     """Captions on one side, foils on the other: right for any image, and the blind score shows it."""
     images, texts = made(50, 8), made(50, 8, seed=1)

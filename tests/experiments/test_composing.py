@@ -54,10 +54,11 @@ def test_who_sees_is_right_and_who_does_not_is_at_chance():
     evaluation, found = asked(SENTENCES)
     assert evaluation.scores["knn"] == 0.5
     assert evaluation.scores["compositional"] == 1
-    assert {"compositional:order", "compositional:replace", "compositional:swap"} <= evaluation.scores.keys()
-    assert evaluation.scores["compositional_blind"] < 0.8
+    groups = {f"compositional:{name}" for name in ("order", "replace", "swap", "add")}
+    assert groups <= evaluation.scores.keys()
+    assert evaluation.scores["compositional_blind"] < 0.9  # a longer text is less like any picture
     counts, worst = found
-    assert {line[0] for line in counts.lines} >= {"reorder", "swap nouns", "replace adjectives"}
+    assert {line[0] for line in counts.lines} >= {"reorder", "swap nouns", "replace adjectives", "add nouns"}
     assert all(line[2] == "1.000" for line in counts.lines)
     assert worst.images.shape == (len(worst.lines), 8, 8, 1)
     assert all(line[1] in SENTENCES and line[2] != line[1] for line in worst.lines)
@@ -79,7 +80,7 @@ def test_captions_of_a_word_or_two_are_asked_only_on_request():
     evaluation, found = asked(short, metrics=["compositional"])
     assert "compositional" in evaluation.scores
     assert "compositional_blind" not in evaluation.scores
-    evaluation, found = asked(["car"] * 8, metrics=["compositional"])
+    evaluation, found = asked(["!"] * 8, metrics=["compositional"])
     assert any("no test caption has a rewrite" in note for note in evaluation.notes)
 
 

@@ -9,6 +9,7 @@ import counterpoint as cp
 from counterpoint.data import pair
 from counterpoint.encoders import MultimodalEncoder, UnimodalTextDecoder, build, build_text_encoder
 from counterpoint.findings import Captions
+from counterpoint.methods.multimodal._figures import pictures_of
 from counterpoint.methods.multimodal.coca import CoCa
 from counterpoint.objectives import CaptionLoss, GroupInfoNCE
 
@@ -226,3 +227,37 @@ def test_modalities_it_does_not_take():
     text.backbone = Other()
     with pytest.raises(ValueError, match=r"^encoders: CoCa trains the text's tower from scratch"):
         make(MultimodalEncoder({"photo": image, "caption": text}))
+
+
+def moving(items=1000):
+    """Clips of two digits, one after the other, and a caption that names both: no single frame knows it."""
+    found, rng = load_digits(), np.random.default_rng(0)
+    first, second = (rng.integers(len(found.target), size=items) for _ in range(2))
+    x = (found.images * 15.9).astype(np.uint8)
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    low, high = (f(found.target[first], found.target[second]) for f in (np.minimum, np.maximum))
+    texts = [f"{words[a]} and {words[b]}" for a, b in zip(low, high, strict=True)]
+    return cp.data.pair({"clip": np.stack([x[first], x[second]], 1), "text": texts}, kinds={"clip": "video"})
+
+
+def test_a_clip_is_shown_by_four_frames():
+    clip = torch.arange(8).view(1, 8, 1, 1, 1).expand(1, 8, 1, 2, 2).to(torch.uint8)
+    assert pictures_of(clip)[0, ::2, ::2, 0].tolist() == [[1, 3], [5, 7]]
+    assert pictures_of(clip[:, :3])[0, ::2, ::2, 0].tolist() == [[0, 1], [2, 255]]
+    assert pictures_of(clip[:, :1]).shape == (1, 2, 2, 1)
+    assert pictures_of(clip[:, 0]).shape == (1, 2, 2, 1)
+
+
+def test_videos_are_captioned(tmp_path):
+    data = moving()
+    run = cp.fit(
+        data, "coca", out=str(tmp_path / "run"), steps=250, batch_size=64, lr=3e-3, metrics=["caption_tokens"],
+        encoders={"clip": {"widths": [16, 32]}, "text": {"width": 32, "depth": 1}}, progress=False, report=True,
+        monitor=2, threads=1, options={"n_queries": 4, "dim": 32},
+    )  # fmt: skip
+    assert run.scores["caption_tokens"] > 0.6  # "and" and the end are two of the four tokens
+    model, clips = run.model(), data[:4]["clip"]
+    torch.testing.assert_close(model.see(clips).vector, model.see(clips.flip(1)).vector)  # order is not seen
+    assert len(model.generate(clips)) == 4
+    assert run.encoder().embed("clip", clips).shape == (4, 32)
+    assert (run.folder / "report.html").exists()

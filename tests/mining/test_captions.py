@@ -109,6 +109,31 @@ def test_relations_are_flipped_where_that_is_asked_for():
     assert not any("right" in text for text in foils(caption))
 
 
+def test_added_things():
+    assert set(foils("a dog near an umbrella", "add_nouns", captions=["a dog", "an umbrella", "an elephant"])) == {
+        "a dog and an elephant near an umbrella",
+        "a dog near an umbrella and an elephant",
+    }
+    assert all(text.startswith("the dog is sleeping under the table and the ")
+               for text in foils("the dog is sleeping under the table", "add_nouns"))  # fmt: skip
+    assert all(text.startswith("A woman holds an umbrella and a") or " and " in text.partition(" holds")[0]
+               for text in foils("A woman holds an umbrella", "add_nouns"))  # fmt: skip
+    many = foils("two blue cars.", "add_nouns")
+    assert many == ["two blue cars and children."] or set(many) == {"two blue cars and children."}
+    assert not any(" and " in text for text in foils("a dog"))  # not unless asked for
+
+
+def test_added_properties():
+    known = ["a red bus", "a small cat", "two dogs", "a wooden bench", "a left shoe"]
+    assert set(foils("a dog", "add_adjectives", captions=known)) >= {"a red dog", "a small dog", "a wooden dog"}
+    made = foils("a red bus", "add_adjectives", captions=known)
+    assert set(made) == {"a small red bus", "a red wooden bus"}  # no second colour, and colours next to the noun
+    assert set(foils("Two dogs run", "add_adjectives", captions=known)) >= {"Two red dogs run", "Two small dogs run"}
+    assert foils("a dog", "add_adjectives", captions=["an old dog", "a red bus"])[0] == "an old dog"
+    assert not any("two" in text or "left" in text for text in foils("a dog", "add_adjectives", captions=known))
+    assert foils("a three", "add_adjectives", captions=known) == []
+
+
 @pytest.mark.parametrize("caption", CAPTIONS)
 def test_a_new_order_has_the_words_of_the_caption(caption):
     def words(text):

@@ -147,3 +147,9 @@ def test_photographs_are_compressed():
 def test_what_is_not_an_image_is_refused():
     with pytest.raises(ValueError, match="image: got shape"):
         pixels(np.zeros((8, 8, 7), np.uint8))
+
+
+def test_the_axis_of_what_never_changes_names_its_value_once():
+    html = curve(Series("a", [0, 1, 2], [0.0021, 0.0021, 0.0021]), "recall")
+    assert html.count(">.002<") == 1
+    assert curve(Series("a", [0, 1], [0.0, 1.0]), "recall").count('class="grid"') > 2

@@ -1,13 +1,15 @@
 """One image file to one uint8 ``(C, H, W)`` array, whatever its size and mode.
 
-The rules: EXIF orientation is obeyed, transparency lies on white, 16-bit samples are scaled to 8, the first frame of an
-animation is taken, and the picture is resized with antialiasing so that its shorter side fits and then cut to its
-centre. Anything that cannot be decoded raises, and so does a picture of absurd size (a decompression bomb).
+The rules: EXIF orientation is obeyed, transparency lies on white, 16-bit samples are scaled to 8, of an animation the
+first frame is taken unless a :class:`Frame` asks for another, and the picture is resized with antialiasing so that its
+shorter side fits and then cut to its centre. Anything that cannot be decoded raises, and so does a picture of absurd
+size (a decompression bomb).
 """
 
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -15,8 +17,17 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Item: TypeAlias = "bytes | str | np.ndarray | None"
-"""An encoded image, the path of one, or its pixels: uint8 ``(H, W)`` or ``(H, W, C)``."""
+Item: TypeAlias = "bytes | str | np.ndarray | Frame | None"
+"""An encoded image, the path of one, its pixels, uint8 ``(H, W)`` or ``(H, W, C)``, or a frame of an animation."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The frame number ``at`` of an animation, which is an encoded image or the path of one."""
+
+    source: bytes | str
+    at: int
+
 
 ENDINGS = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"))
 _GREY = frozenset(("1", "L", "LA", "La", "I", "F"))
@@ -33,6 +44,12 @@ def look(item: Item) -> tuple[int, int, bool]:
         if image.getexif().get(_ORIENTATION) in _TURNED:
             width, height = height, width
         return height, width, image.mode in _GREY or image.mode.startswith("I;16")
+
+
+def frames(item: bytes | str) -> int:
+    """How many frames an animation has; 1 for a still image."""
+    with _opened(item) as image:
+        return int(getattr(image, "n_frames", 1))
 
 
 def decode(item: Item, size: tuple[int, int], channels: int) -> np.ndarray:
@@ -87,6 +104,10 @@ def _opened(item: Item) -> Image:
         raise ValueError("no image here")
     if isinstance(item, np.ndarray):
         return Image.fromarray(item)
+    if isinstance(item, Frame):
+        image = _opened(item.source)
+        image.seek(item.at)
+        return image
     image = Image.open(io.BytesIO(item) if isinstance(item, bytes) else item)
     most = Image.MAX_IMAGE_PIXELS
     if most and image.width * image.height > most:

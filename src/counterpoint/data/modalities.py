@@ -1,8 +1,8 @@
 """Columns of a table as modalities: which are asked for, and each of them read.
 
-A column of images is decoded into the cache as ever, one of sound is brought to one sampling rate and one length and
-kept there too; texts, signals and numbers are read into memory. A cell that is empty is a modality that its item lacks;
-one that cannot be decoded counts as empty, is listed as skipped, and too many of those are an error.
+A column of images or videos is decoded into the cache as ever, one of sound is brought to one sampling rate and one
+length and kept there too; texts, signals and numbers are read into memory. A cell that is empty is a modality that its
+item lacks; one that cannot be decoded counts as empty, is listed as skipped, and too many of those are an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from counterpoint.data import arrays, columns
+from counterpoint.data import arrays, clips, columns
 from counterpoint.data import cache as keeping
 from counterpoint.data.dataset import Dataset, Names, Rows
 from counterpoint.data.labels import require
@@ -33,10 +33,11 @@ _VECTORS = "features"  # the name of the modality that features= makes
 
 @dataclass(frozen=True)
 class Spec:
-    """A modality that is asked for: its kind and the columns that it is made of."""
+    """A modality that is asked for: its kind, the columns that it is made of, and of videos the number of frames."""
 
     kind: str
     columns: tuple[str, ...]
+    frames: int | None = None
 
 
 def specs(
@@ -69,7 +70,7 @@ def _spec(name: str, value: Any) -> Spec:
     if isinstance(value, str):
         kind, _, listed = value.partition(":")
         chosen = tuple(part.strip() for part in listed.split(",")) if listed else (name,)
-    elif isinstance(value, Mapping) and {"kind"} <= set(value) <= {"kind", "column", "columns"}:
+    elif isinstance(value, Mapping) and {"kind"} <= set(value) <= {"kind", "column", "columns", "frames"}:
         kind, told = value["kind"], value.get("columns", value.get("column", name))
         chosen = (told,) if isinstance(told, str) else tuple(told)
     else:
@@ -79,9 +80,12 @@ def _spec(name: str, value: Any) -> Spec:
         )
     if kind not in KINDS:
         raise ValueError(f"modalities: {name!r} is of kind {kind!r}; expected one of {', '.join(KINDS)}")
-    if kind in ("image", "audio", "signal") and len(chosen) > 1:
+    if kind in ("image", "audio", "signal", "video") and len(chosen) > 1:
         raise ValueError(f"modalities: {name!r} takes one column of {kind}s, got {', '.join(chosen)}")
-    return Spec(kind, chosen)
+    frames = value.get("frames") if isinstance(value, Mapping) else None
+    if frames is not None and (kind != "video" or not isinstance(frames, int) or frames < 1):
+        raise ValueError(f"modalities: frames are for videos, and at least 1; {name!r}, of kind {kind!r}, has {frames}")
+    return Spec(kind, chosen, frames)
 
 
 def parts(
@@ -100,6 +104,8 @@ def parts(
             require(column, tables[0].columns, f"modalities ({name})")
         if spec.kind == "image":
             part, bad = _images(tables, spec.columns[0], pack)
+        elif spec.kind == "video":
+            part, bad = _videos(tables, spec, pack, max_corrupt)
         elif spec.kind == "audio":
             part, bad = _sounds(tables, spec.columns[0], cache, max_corrupt)
         else:
@@ -143,6 +149,28 @@ def _images(tables: list[Table], column: str, pack: Callable[[Found], Dataset]) 
     at = np.full(len(there), -1, dtype=np.int64)
     at[[int(row) for row in dataset.ids]] = np.arange(len(dataset))
     return Part("image", dataset._rows, at), [(int(row), reason) for row, reason in dataset.skipped]
+
+
+def _videos(
+    tables: list[Table], spec: Spec, pack: Callable[[Found], Dataset], max_corrupt: float
+) -> tuple[Part, list[tuple[int, str]]]:
+    column = spec.columns[0]
+
+    def cells() -> Iterator[tuple[Any, Path]]:
+        for table in tables:
+            for value in _values(table, column):
+                yield (value if _filled(value) else None), table.base
+
+    mark = f"{column} {spec.frames} {[table.fingerprint for table in tables]}"
+    rows, at, skipped = clips.of_cells(cells, column, mark, pack, spec.frames)
+    lost = [(row, reason) for row, reason in skipped if at[row] < 0]
+    if len(lost) > max_corrupt * (len(lost) + int((at >= 0).sum())):
+        told = "; ".join(f"row {row} ({reason})" for row, reason in lost[:3])
+        raise ValueError(
+            f"modalities: {len(lost)} of the videos in column {column!r} cannot be read, more than "
+            f"max_corrupt={max_corrupt:g} allows: {told}. Remove or replace them, or raise max_corrupt."
+        )
+    return Part("video", Texts.of([]) if rows is None else rows, at), skipped
 
 
 def _values(table: Table, column: str) -> Iterator[Any]:

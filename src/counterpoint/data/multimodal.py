@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from counterpoint.data import arrays
+from counterpoint.data import arrays, clips
+from counterpoint.data.clips import Clips
 from counterpoint.data.dataset import Dataset, Indices, Names, Rows
 
-KINDS = ("image", "text", "audio", "signal", "vector")
+KINDS = ("image", "text", "audio", "signal", "vector", "video")
 PRESENT = "present"
 RESERVED = (PRESENT, "index", "label", "target", "views", "group", "is_generated")
 _SIGNALS = ("audio", "signal")
@@ -70,7 +71,7 @@ class Part:
     """
 
     kind: str
-    rows: Rows | Texts
+    rows: Rows | Clips | Texts
     at: np.ndarray
     rate: int | None = None
 
@@ -91,13 +92,13 @@ class Part:
 class MultimodalDataset(Dataset):
     """Items that are given in several modalities, each of which any of them may lack.
 
-    ``dataset[indices]`` holds, by the name of each modality, uint8 ``(B, C, H, W)`` of images, float32 ``(B, F)`` of
-    vectors, float32 ``(B, C, T)`` of signals and audio, and for texts a list of B strings (of tuples of strings where
-    items may have several); ``batch["present"]``, a dict of bool ``(B,)``; and index, label and target as of any
-    dataset. What is missing is zero, or the empty text.
+    ``dataset[indices]`` holds, by the name of each modality, uint8 ``(B, C, H, W)`` of images, ``(B, T, C, H, W)`` of
+    videos, float32 ``(B, F)`` of vectors, ``(B, C, T)`` of signals and audio, and for texts a list of B strings (of
+    tuples of strings where items may have several); ``batch["present"]``, a dict of bool ``(B,)``; and index, label
+    and target as of any dataset. What is missing is zero, or the empty text.
 
     Attributes:
-        kinds: the kind of each modality, one of ``image``, ``text``, ``audio``, ``signal``, ``vector``.
+        kinds: the kind of each modality, one of :data:`KINDS`.
         shapes: of one item in each; ``()`` for texts.
         rates: samples a second of each audio modality.
         modality: ``"multimodal"``; the rest is as of :class:`~counterpoint.data.Dataset`.
@@ -189,10 +190,11 @@ class MultimodalDataset(Dataset):
         return next((key for key, value in self.kinds.items() if value == kind), None)
 
     def thumbnail(self, i: int) -> np.ndarray:
-        key = self.named("image")
+        key = self.named("image") or self.named("video")
         if key is None:
             raise ValueError(f"thumbnail: {self.name!r} has no images, only {', '.join(self.kinds.values())}.")
-        picture = self[int(i)][key][0].permute(1, 2, 0).numpy()
+        item = self[int(i)][key][0]
+        picture = (item if item.ndim == 3 else item[len(item) // 2]).permute(1, 2, 0).numpy()
         return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
     def __repr__(self) -> str:
@@ -204,6 +206,11 @@ class MultimodalDataset(Dataset):
             told.append(f"{key} ({part.kind}{f' of {shape}' if shape else ''}{missing})")
         labels = "no labels" if self.labels is None else f"{len(self.classes or [])} classes"
         return f"<MultimodalDataset {self.name}: {len(self):,} items, {', '.join(told)}, {labels}>"
+
+
+def as_taken(kind: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """The modality and the shape that an encoder of a modality takes: sound is a signal, a video is its pictures."""
+    return {"audio": "signal", "video": "image"}.get(kind, kind), shape[1:] if kind == "video" else shape
 
 
 def first_text(value: Caption) -> str:
@@ -226,16 +233,17 @@ def pair(
 
     Args:
         modalities: by name, N values each: an array (N, F) of vectors, (N, H, W), (N, H, W, C) or (N, C, H, W) of
-            images, (N, T) or (N, C, T) of signals; a list of N strings, or of N lists of strings, for texts; a
-            :class:`~counterpoint.data.Dataset` of N items. A list may hold ``None`` for an item that lacks it, and so
-            may a row of NaN alone.
+            images, (N, T) or (N, C, T) of signals, (N, T, H, W, C) or (N, T, C, H, W) of videos, which may also be a
+            list of N arrays (T, ...), of which up to 16 frames are taken; a list of N strings, or of N lists of
+            strings, for texts; a :class:`~counterpoint.data.Dataset` of N items. A list may hold ``None`` for an item
+            that lacks it, and so may a row of NaN alone.
         labels: (N,) strings or integers, or none.
         classes: names of the labels, where these are numbers from 0.
         targets: (N,) numbers, NaN where missing.
         given: (N,) of train, val, test.
         name: short name for reports.
         kinds: what the values are where their shape leaves it open: a modality called audio or signal holds signals,
-            another array is of vectors or images.
+            another array is of vectors or images, and one (N, T, H, W) of videos has to be called so.
         rates: samples a second of audio modalities.
 
     Raises:
@@ -283,6 +291,12 @@ def part_of(key: str, value: Any, kind: str | None = None, rate: int | None = No
         return Part(value.modality, value._rows, np.asarray(at, dtype=np.int64))
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
+    if kind == "video" or (isinstance(value, np.ndarray) and value.ndim == 5):
+        filled = [each for each in value if not _is_missing(each)]
+        there = np.array([not _is_missing(each) for each in value], dtype=bool)
+        _some(key, there)
+        longest = None if isinstance(value, list | tuple) else max(map(len, filled))
+        return Part("video", clips.of_arrays(key, filled, longest), _places(there))
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
         return _numeric(key, value, kind, rate)
     values = list(value)

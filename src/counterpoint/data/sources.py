@@ -119,7 +119,10 @@ def load(
             with ``image`` (by default the column of images that there is) and ``features``, each a modality under the
             name of its argument.
         modalities: more of them, or several of one kind: ``{"left": "image:left_photo", "mrna": "vector:g1,g2"}``; a
-            list of numbers in one column makes a vector too, several columns of text several texts an item.
+            list of numbers in one column makes a vector too, several columns of text several texts an item. Videos are
+            named here: ``{"clip": "video:path"}`` or ``{"clip": {"kind": "video", "column": "path", "frames": 8}}``;
+            a cell is a list of pictures, a folder of them, or an animation (GIF, WebP). Without ``frames``, they are
+            as many as the longest has, up to 16.
 
     Raises:
         FileNotFoundError: nothing has that name; the message suggests the nearest and lists the ways.

@@ -36,7 +36,7 @@ class Tower(nn.Module):
 
     @property
     def kind(self) -> str:
-        """What it takes: ``image``, ``text``, ``signal`` (sound too) or ``vector``."""
+        """What it takes: ``image`` (the pictures of a video too), ``text``, ``signal`` (sound too) or ``vector``."""
         return str(self.encoder.modality)
 
     def freeze(self, head: bool = False, stages: int | None = None) -> None:
@@ -73,7 +73,13 @@ class Tower(nn.Module):
             x = x.float() / 255
         if self.frozen:
             with torch.no_grad():
-                return self.encoder(x)
+                return self._encoded(x)
+        return self._encoded(x)
+
+    def _encoded(self, x: Any) -> Tensor:
+        """Of a clip (B, T, C, H, W) the mean over its frames, unless the encoder pools their tokens, as CoCa's does."""
+        if isinstance(x, Tensor) and x.ndim == 5 and not hasattr(self.encoder.backbone, "pooled"):
+            return self.encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(1)
         return self.encoder(x)
 
     def forward(self, x: Any) -> Tensor:

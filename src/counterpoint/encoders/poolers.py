@@ -111,6 +111,13 @@ class CascadePooler(nn.Module):
         return Pooled(self.vector_norm(vector[:, 0]), found)
 
 
+def tokens_of(encoder: Encoder, x: Tensor) -> Tensor:
+    """The tokens (B, N, C) of images (B, C, H, W), or (B, T * N, C) of clips (B, T, C, H, W), frame after frame."""
+    if x.ndim == 5:
+        return encoder.tokens(x.flatten(0, 1)).unflatten(0, x.shape[:2]).flatten(1, 2)
+    return encoder.tokens(x)
+
+
 class PooledBackbone(nn.Module):
     """An encoder of images behind two poolers, as a backbone whose features are the vector for contrast.
 
@@ -146,9 +153,7 @@ class PooledBackbone(nn.Module):
 
         Frames are encoded one by one, and their tokens pooled together: in what order they come is not seen.
         """
-        if x.ndim == 5:
-            return self.pooler(self.encoder.tokens(x.flatten(0, 1)).unflatten(0, x.shape[:2]).flatten(1, 2))
-        return self.pooler(self.encoder.tokens(x))
+        return self.pooler(tokens_of(self.encoder, x))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The tokens (B, n, width): what a decoder reads."""

@@ -63,6 +63,7 @@ from counterpoint.evaluation.pairs import PairAccuracy, pair_accuracy
 from counterpoint.evaluation.probes import Probe, few_label_probe, linear_probe
 from counterpoint.evaluation.regression import few_target_ridge, knn_regression, order_agreement, ridge
 from counterpoint.evaluation.significance import Difference, Row, difference, holm, interval, leaderboard
+from counterpoint.evaluation.zero_shot import ZeroShot, class_ranks, zero_shot_scores
 
 __all__ = [
     "DESCRIPTIONS",
@@ -83,11 +84,13 @@ __all__ = [
     "Probe",
     "Row",
     "SharedSpace",
+    "ZeroShot",
     "alignment",
     "arithmetic",
     "bleu",
     "captioning",
     "cider",
+    "class_ranks",
     "class_weights",
     "classification",
     "cluster",
@@ -133,4 +136,5 @@ __all__ = [
     "tolerance",
     "top_k",
     "uniformity",
+    "zero_shot_scores",
 ]

@@ -27,6 +27,8 @@ GROUPS = {
     "replace_adjectives": "replace",
     "replace_nouns": "replace",
     "replace_relations": "relation",
+    "add_nouns": "add",
+    "add_adjectives": "add",
 }
 
 
@@ -71,8 +73,8 @@ class Compositional:
 
     Attributes:
         scores: ``"compositional"``, the mean of the groups that there are; each group, ``"compositional:swap"``,
-            ``":replace"``, ``":order"``, ``":relation"``; and ``"compositional_blind"``, the mean of the groups with
-            the image of another item, where there is another. From 0 to 1; one half is chance.
+            ``":replace"``, ``":add"``, ``":order"``, ``":relation"``; and ``"compositional_blind"``, the mean of the
+            groups with the image of another item, where there is another. From 0 to 1; one half is chance.
         right: float32 (M,), 1 where the caption scored higher, 0 where the foil did, 1/2 where both did alike.
         blind: the same with the image of the next item.
         margins: float32 (M,), cosine with the caption minus that with the foil.

@@ -33,6 +33,7 @@ _OF_RIDGE = {"mae", "rmse", "r2", "pearson", "gm_error", "mae_many", "mae_medium
 
 DESCRIPTIONS = {
     "accuracy": "Share of test items that the classifier trained with the encoder gives the right class.",
+    "vqa": "What the answers to test questions are worth: 1 where three people gave the answer, less where fewer did.",
     "scatter": "Variance of the features within classes over that between them: low is compact and far apart.",
     "knn": "Share of test items whose 20 nearest training items vote for the right class.",
     "probe": "Accuracy of a linear classifier trained on the frozen embeddings with all training labels.",
@@ -94,7 +95,7 @@ OF_MODALITIES = (
 OF_CAPTIONS = ("caption_exact", "caption_tokens", "bleu_1", "bleu_4", "cider")
 """Scores that :func:`evaluate` does not give: those of what a method writes, of :func:`captioning`."""
 
-OF_A_CLASSIFIER = ("accuracy", "scatter")
+OF_A_CLASSIFIER = ("accuracy", "vqa", "scatter")
 """Scores that :func:`evaluate` does not give: those of a classifier that was trained with the encoder."""
 
 _ERRORS = ("mae", "rmse", "gm_error", "mae_many", "mae_medium", "mae_few", "mae_10", "mae_50", "knn_mae")

@@ -17,6 +17,7 @@ import numpy as np
 from counterpoint.evaluation.embeddings import UNLABELLED, Embeddings
 from counterpoint.evaluation.evaluate import Evaluation, evaluate, known_metrics
 from counterpoint.evaluation.neighbours import knn
+from counterpoint.evaluation.zero_shot import class_ranks
 
 Score: TypeAlias = Callable[[np.ndarray, Mapping[str, np.ndarray]], np.ndarray]
 RANKS = (1, 5, 10)
@@ -299,13 +300,9 @@ def _zero_shot(test: SharedSpace, where: str, vectors: np.ndarray, score: Score 
 def _classified(test: SharedSpace, query: str, names: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """(N,) whether the nearest class is an item's own; NaN without the modality or a label. A tie is wrong."""
     assert test.labels is not None
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scores = test.vectors[query] @ (vectors / np.where(lengths > 0, lengths, 1)).T
     judged = test.present[query] & (test.labels != UNLABELLED)
-    right = names[None] == test.labels[:, None]
-    best = np.where(right, scores, -np.inf).max(axis=1)
-    wrong = np.where(right, -np.inf, scores).max(axis=1)
-    return np.where(judged, best > wrong, np.nan)
+    ranks = class_ranks(test.vectors[query], test.labels, names, vectors)
+    return np.where(judged, ranks < 1, np.nan)
 
 
 def _alone(train: SharedSpace, val: SharedSpace, test: SharedSpace, seed: int, result: Evaluation) -> None:

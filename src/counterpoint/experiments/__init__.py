@@ -18,8 +18,9 @@ _NAMES = {
     "compare": "compare",
     "finetune": "finetune",
     "fit": "fit",
+    "zero_shot": "zero_shot",
 }
-__all__ = ["Comparison", "ContrastiveEncoder", "Run", "classify", "compare", "finetune", "fit"]
+__all__ = ["Comparison", "ContrastiveEncoder", "Run", "classify", "compare", "finetune", "fit", "zero_shot"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NAMES = ("compositional", "compositional_blind")
 _ITEMS = 1000
-_FOILS = 6  # of a caption: of each kind one, where it can be made
+_FOILS = 8  # of a caption: of each kind one, where it can be made
 _SEED = 1  # one test for all runs, with other draws than the negatives of a training
 _BATCH = 512
 _WORDS = 3  # fewer have no order to speak of

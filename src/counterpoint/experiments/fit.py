@@ -111,7 +111,7 @@ def fit(
         signal: column of signals, lists of numbers, in a table.
         features: columns of numbers in a table.
         modalities: more modalities, or several of one kind, by name: {"left": "image:left_photo"}; the kinds are image,
-            text, audio, signal and vector.
+            text, audio, signal, vector and video.
         encoders: of several modalities, that of each by name, e.g. {"image": "resnet18", "text": {"name":
             "transformer", "width": 256}}; also the folder of a trained one, hf:NAME for a text model of Hugging Face,
             ``given`` for vectors that another model made, and ``freeze: true`` for one that stays as it is.

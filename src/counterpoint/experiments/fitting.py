@@ -198,7 +198,7 @@ class Fit:
         times = np.unique(np.linspace(0, max(0, epochs - 1), min(epochs, self.a["monitor"])).round())
         draw = np.random.default_rng(self.a["seed"])
         items = np.sort(draw.choice(self.train, min(_MONITOR_ITEMS, len(self.train)), replace=False))
-        if len(items) < 2:
+        if len(items) < 2 or not getattr(self.method, "contrasts", True):
             return None
         if self.several:
             held = self.splits.val if len(self.splits.val) > 1 else items
@@ -270,8 +270,8 @@ class Fit:
 
         classifier, labels = getattr(self.method, "classifier", None), self.dataset.labels
         wanted = known_metrics(metrics) & set(OF_A_CLASSIFIER)
-        if classifier is None or labels is None or self.shown.labels is None:
-            missing = sorted(wanted) if metrics is not None else []
+        if classifier is None or labels is None or self.shown.labels is None or self.method.own_classes:
+            missing = sorted(wanted - set(evaluation.scores)) if metrics is not None else []
             evaluation.notes.extend(f"{name}: left out, the method trains no classifier." for name in missing)
             return evaluation
         if not wanted:
@@ -332,8 +332,9 @@ class Fit:
             file.write(save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}))
         write_json(head / "config.json", {"method": plain(self.a["method"]), "options": plain(self.options)})
         classifier = getattr(self.method, "classifier", None)
-        if isinstance(classifier, nn.Linear) and self.dataset.classes is not None:
-            save_classifier(classifier, self.dataset.classes, self.folder / "classifier")
+        classes = self.method.own_classes or self.dataset.classes
+        if isinstance(classifier, nn.Linear) and classes is not None:
+            save_classifier(classifier, classes, self.folder / "classifier")
 
     def _origin(self) -> dict[str, Any]:
         """What the encoder was before this training, if it was trained already."""

@@ -146,7 +146,7 @@ def load_for_towers(encoder: Any, data: Any, how: dict[str, Any], whole: bool = 
         name = encoder.named(dataset.modality)
         dataset = MultimodalDataset(
             dataset.name, {name: part_of(name, dataset)}, ids=dataset.ids, labels=dataset.labels,
-            classes=dataset.classes,
+            classes=dataset.classes, given=dataset.given,
         )  # fmt: skip
     if dataset.modality != "multimodal":
         raise ValueError(f"encoder: it takes {', '.join(encoder.towers)}, and {dataset.name!r} has one modality")

@@ -130,6 +130,10 @@ def _summary(run: Run) -> str:
         if "probe" in scores:
             told += f" A logistic regression on its features, with all training labels: {scores['probe']:.1%}."
         return told
+    if "vqa" in scores:
+        return (
+            f"The answers to test questions are worth {number(scores['vqa'])} on average; 1 is what three people say."
+        )
     if "mae" in scores:
         explained = f" and explains {scores['r2']:.0%} of its variance" if scores.get("r2", 0) > 0 else ""
         missed = number(scores["mae"])
@@ -151,6 +155,9 @@ def _summary(run: Run) -> str:
             f"{scores['knn']:.1%} of the test items are classified rightly by their nearest neighbours, "
             f"{scores.get('probe', float('nan')):.1%} by a linear classifier on the frozen embeddings."
         )
+    if "caption_exact" in scores:
+        exact, tokens = scores["caption_exact"], scores.get("caption_tokens", float("nan"))
+        return f"{exact:.1%} of the captions written of test items are their own, and {tokens:.1%} of their tokens."
     return "The data have no labels, so the scores describe the geometry of the embeddings."
 
 
@@ -161,7 +168,7 @@ def _confusion(evaluation: Evaluation | None) -> np.ndarray | None:
 
 
 def _thumbnails(dataset: Dataset, index: np.ndarray | None) -> Any:
-    has = dataset.modality == "image" or "image" in getattr(dataset, "kinds", {}).values()
+    has = dataset.modality == "image" or not {"image", "video"}.isdisjoint(getattr(dataset, "kinds", {}).values())
     if index is None or not has:
         return None
     return lambda item: dataset.thumbnail(int(index[item]))

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 _STATISTICS_ITEMS = 10_000
 _TEXTS = 200_000  # that a vocabulary is learned from
-DEFAULTS = {"image": "convnet", "text": "transformer", "audio": "logmel", "signal": "signalnet", "vector": "mlp"}
+DEFAULTS = {
+    "image": "convnet",
+    "text": "transformer",
+    "audio": "logmel",
+    "signal": "signalnet",
+    "vector": "mlp",
+    "video": "convnet",
+}
 PROMPTS = ("{}",)
 _UNKNOWN = 0.01  # share of unknown tokens from which it is worth a note
 
@@ -66,6 +73,7 @@ def _options(value: Any) -> dict[str, Any]:
 def _encoder(dataset: MultimodalDataset, train: np.ndarray, name: str, kind: str, options: dict[str, Any]) -> Any:
     import torch
 
+    from counterpoint.data.multimodal import as_taken
     from counterpoint.encoders import build, build_text_encoder
     from counterpoint.experiments.preparing import trained_folder
 
@@ -78,27 +86,32 @@ def _encoder(dataset: MultimodalDataset, train: np.ndarray, name: str, kind: str
     there = train[dataset.present(name)[train]]
     if not len(there):
         raise ValueError(f"modalities: {name!r} is missing in all {len(train)} training items")
-    some = np.sort(np.random.default_rng(0).permutation(there)[: _TEXTS if kind == "text" else _STATISTICS_ITEMS])
+    most = {"text": _TEXTS, "video": _STATISTICS_ITEMS // 10}.get(kind, _STATISTICS_ITEMS)
+    some = np.sort(np.random.default_rng(0).permutation(there)[:most])
     values = dataset[some][name]
     if kind == "text":
         texts = [text for value in values for text in ([value] if isinstance(value, str) else value)]
         return build_text_encoder(chosen, texts, **options)
     if kind == "audio" and chosen == "logmel" and name in dataset.rates:
         options.setdefault("rate", dataset.rates[name])
+    values = values.flatten(0, 1) if kind == "video" else values
     x = values.float() / 255 if values.dtype == torch.uint8 else values.float()
     std, mean = torch.std_mean(x, dim=(0, *range(2, x.ndim)))
-    return build(chosen, dataset.shapes[name], mean=mean, std=torch.nan_to_num(std, nan=1.0), **options)
+    return build(
+        chosen, as_taken(kind, dataset.shapes[name])[1], mean=mean, std=torch.nan_to_num(std, nan=1.0), **options
+    )
 
 
 def _trained(folder: Path, name: str, kind: str, dataset: MultimodalDataset) -> Any:
+    from counterpoint.data.multimodal import as_taken
     from counterpoint.encoders import load
 
     encoder = load(folder)
+    taken, shape = as_taken(kind, dataset.shapes[name])
     if encoder.modality == "multimodal":
-        where = name if name in encoder.towers else encoder.named("signal" if kind == "audio" else kind)
+        where = name if name in encoder.towers else encoder.named(taken)
         encoder = encoder.towers[where].encoder
-    taken = "signal" if kind == "audio" else kind
-    if encoder.modality != taken or (taken != "text" and tuple(encoder.shape) != dataset.shapes[name]):
+    if encoder.modality != taken or (taken != "text" and tuple(encoder.shape) != shape):
         raise ValueError(
             f"encoders: the encoder in {folder} takes {encoder.modality}s of {encoder.shape}, and {name!r} holds "
             f"{kind}s of {dataset.shapes[name]}; bring them to its shape with image_size"
@@ -108,15 +121,16 @@ def _trained(folder: Path, name: str, kind: str, dataset: MultimodalDataset) -> 
 
 def check_towers(encoder: MultimodalEncoder, dataset: Any, whole: bool = True) -> None:
     """Whether trained towers, or some of them, take the modalities of the data; ``ValueError`` otherwise."""
+    from counterpoint.data.multimodal import as_taken
+
     some = not whole and not set(dataset.kinds).isdisjoint(encoder.towers)
     for name, tower in encoder.towers.items():
         if name not in dataset.kinds:
             if some:
                 continue
             raise ValueError(f"encoder: it has a tower {name!r}, and the data have only {', '.join(dataset.kinds)}")
-        kind, shape = dataset.kinds[name], dataset.shapes[name]
-        taken = tower.encoder
-        if taken.modality != ("signal" if kind == "audio" else kind) or tuple(taken.shape) != shape:
+        shape, taken = dataset.shapes[name], tower.encoder
+        if (taken.modality, tuple(taken.shape)) != as_taken(dataset.kinds[name], shape):
             raise ValueError(f"encoder: its tower {name!r} takes {taken.shape}, and the data are {shape}")
 
 
@@ -183,6 +197,9 @@ def evaluate_towers(
         classes=class_vectors(method, dataset, prompts), fused=fused, score=_score_of(method), seed=seed,
         metrics=metrics,
     )  # fmt: skip
+    contrasts = getattr(method, "contrasts", True)
+    if not contrasts:
+        evaluation = _without_contrast(evaluation, metrics)
     if not known.all():
         evaluation.notes.append(f"{int((~known).sum())} of {len(known)} test items have no modality and do not count.")
     evaluation.notes.extend(_gaps(dataset))
@@ -191,9 +208,29 @@ def evaluate_towers(
         from counterpoint.experiments.writing import with_captions
 
         evaluation = with_captions(evaluation, method, dataset, splits.test, seed, metrics)
+    if hasattr(method, "answer_scores"):
+        from counterpoint.experiments.writing import with_answers
+
+        evaluation = with_answers(evaluation, method, dataset, splits.test, metrics)
+    if not contrasts:
+        return evaluation, []
     evaluation, tables = with_composition(evaluation, method, dataset, splits, metrics)
     evaluation, pictures = with_arithmetic(evaluation, method, dataset, splits.test, test, metrics)
     return evaluation, [*_figures(evaluation, spaces, seed, fused is None), *tables, *pictures]
+
+
+def _without_contrast(evaluation: Evaluation, metrics: list[str] | None) -> Evaluation:
+    """The scores of items as a whole: what stands between modalities was not trained, and single ones were not."""
+    from counterpoint.evaluation import OF_MODALITIES, Evaluation, known_metrics
+
+    def of_whole(name: str) -> bool:
+        return ":" not in name and name not in OF_MODALITIES
+
+    asked = known_metrics(metrics) if metrics is not None else set()
+    notes = [f"{name}: left out, the method trains without contrast." for name in sorted(asked) if not of_whole(name)]
+    scores = {name: value for name, value in evaluation.scores.items() if of_whole(name)}
+    items = {name: values for name, values in evaluation.items.items() if of_whole(name)}
+    return Evaluation(scores, items, evaluation.arrays, [*evaluation.notes, *notes])
 
 
 def _score_of(method: Any) -> Any:
@@ -248,24 +285,28 @@ def class_vectors(
     Raises:
         ValueError: a prompt without ``{}``.
     """
-    import torch
-
     texts = [name for name in method.names if dataset.kinds[name] == "text"]
     if not texts or not dataset.classes:
         return None
+    return {name: sentence_vectors(method, name, dataset.classes, prompts) for name in texts}
+
+
+def sentence_vectors(
+    method: Any, name: str, classes: Sequence[Any], prompts: Sequence[str] | None = None
+) -> np.ndarray:
+    """Vectors (K, D) of classes in a modality of texts; see :func:`class_vectors`."""
+    import torch
+
     chosen = prompts or PROMPTS
     for prompt in chosen:
         if "{}" not in prompt:
             raise ValueError(f"prompts: {prompt!r} has no {{}} where the name of the class goes")
-    found = {}
-    for name in texts:
-        total = np.zeros(())
-        for prompt in chosen:
-            with torch.inference_mode():
-                z = method.eval().embed({name: [prompt.replace("{}", str(word)) for word in dataset.classes]})[name]
-            total = total + torch.nn.functional.normalize(z.float(), dim=1).cpu().numpy()
-        found[name] = total / len(chosen)
-    return found
+    total = np.zeros(())
+    for prompt in chosen:
+        with torch.inference_mode():
+            z = method.eval().embed({name: [prompt.replace("{}", str(word)) for word in classes]})[name]
+        total = total + torch.nn.functional.normalize(z.float(), dim=1).cpu().numpy()
+    return np.asarray(total / len(chosen))
 
 
 def _gaps(dataset: MultimodalDataset) -> list[str]:

@@ -71,6 +71,39 @@ def with_captions(
     )
 
 
+def with_answers(
+    evaluation: Evaluation,
+    method: Any,
+    dataset: MultimodalDataset,
+    indices: np.ndarray,
+    metrics: list[str] | None = None,
+) -> Evaluation:
+    """The score of answers to the questions of test items before those of the embeddings.
+
+    Args:
+        evaluation: of the embeddings.
+        method: its ``answer_scores(batch)`` says what the answers that it gives are worth, NaN where nobody knows; or
+            ``None``.
+        dataset, indices: the test items are ``dataset[indices]``.
+        metrics: names; ``None``: all.
+    """
+    from counterpoint.evaluation import Evaluation, known_metrics
+
+    found: list[np.ndarray] = []
+    for start in range(0, len(indices), _BATCH) if "vqa" in known_metrics(metrics) else ():
+        each = method.answer_scores(dataset[indices[start : start + _BATCH]])
+        if each is None:
+            return evaluation
+        found.append(np.asarray(each, np.float32))
+    worth = np.concatenate(found) if found else np.zeros(0, np.float32)
+    if np.isnan(worth).all():
+        return evaluation
+    scores, items = {"vqa": float(np.nanmean(worth, dtype=np.float64))}, {"vqa": worth}
+    return Evaluation(
+        scores | evaluation.scores, items | evaluation.items, evaluation.arrays, evaluation.notes
+    )  # fmt: skip
+
+
 def _spread(values: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
     """Values of some items as those of all (N,), NaN elsewhere."""
     whole = np.full(count, np.nan, np.float32)

@@ -141,6 +141,7 @@ class Method(lightning.LightningModule):
     n_views: ClassVar[int | None] = 2  # None: any number
     continues: ClassVar[tuple[str, ...]] = ()  # methods of whose runs it takes the head too
     auto_views: ClassVar[str] = "auto"  # what fit's views="auto" means for it: "identity" takes items as they are
+    own_classes: Sequence[str] = ()  # what a classifier names, where that is not the labels of the data
     projector: nn.Module
 
     def __init__(self, encoder: Encoder, views: Views | None = None, recipe: Recipe | None = None) -> None:

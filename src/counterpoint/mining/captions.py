@@ -22,6 +22,7 @@ from counterpoint.mining.substitutes import Vocabulary
 from counterpoint.mining.words import (
     GROUP,
     SYMMETRIC,
+    VERBS,
     Phrase,
     Reader,
     Reading,
@@ -33,7 +34,8 @@ from counterpoint.mining.words import (
 )
 
 KINDS = ("reorder", "swap_nouns", "swap_adjectives", "replace_adjectives", "replace_nouns")
-OTHER_KINDS = ("replace_relations",)
+OTHER_KINDS = ("replace_relations", "add_nouns", "add_adjectives")
+_INNER = {"colour", "material", "pattern", "shape"}  # of adjectives that stand next to the noun: a small red ball
 _TRIES = 8  # orders of the words of a caption that are looked at
 _Swap = tuple[Sequence[int], Sequence[int]]
 
@@ -58,8 +60,15 @@ class CaptionNegatives:
       captions have if there is any. An adjective outside the groups: by any that stands in the same place.
     * ``"replace_nouns"``: by a noun that the captions have between the same two words, or next to one of them, or
       anywhere, of the same number.
-    * ``"replace_relations"`` (not the paper's, and not used unless asked for): "left of" becomes "right of", "above"
-      becomes "below".
+
+    Not among the paper's five, and not used unless asked for:
+
+    * ``"replace_relations"``: "left of" becomes "right of", "above" becomes "below".
+    * ``"add_nouns"``: a thing more, "a dog" becomes "a dog and a cat", a noun that could also stand in the place of the
+      one before it. Not where "is" or another verb in the singular follows, which two things do not have.
+    * ``"add_adjectives"``: a property more, "a dog" becomes "a blue dog": an adjective that the captions have, those
+      before the same noun first; no number or side, and none of the group of one that the thing has. These two are
+      SugarCrepe's, which asks a language model for them (Hsieh et al. 2023, arXiv 2306.14610).
 
     The kinds take turns, in an order that each caption draws; a kind with nothing to offer for it, such as a swap in a
     caption of one noun, leaves its turn to the others, and that is counted. Where all kinds together yield fewer than
@@ -180,6 +189,10 @@ class CaptionNegatives:
             return self._replaced(reading, reading.at("adjective"), rng)
         if kind == "replace_nouns":
             return self._replaced(reading, reading.at("noun"), rng)
+        if kind == "add_nouns":
+            return self._offered(reading, self._more_nouns(reading, rng), rng)
+        if kind == "add_adjectives":
+            return self._offered(reading, self._more_adjectives(reading, rng), rng)
         return self._flipped(reading, rng)
 
     def _reordered(self, reading: Reading, rng: random.Random) -> Iterator[str]:
@@ -203,9 +216,13 @@ class CaptionNegatives:
             yield self._written(reading, words)
 
     def _replaced(self, reading: Reading, places: Iterable[int], rng: random.Random) -> Iterator[str]:
-        """One word at a time; each place offers one word before any offers a second."""
-        places = list(places)
-        offers = {k: self.vocabulary.replacements(reading, k, rng) for k in rng.sample(places, len(places))}
+        """One word at a time."""
+        offers = {k: self.vocabulary.replacements(reading, k, rng) for k in places}
+        return self._offered(reading, offers, rng)
+
+    def _offered(self, reading: Reading, offers: dict[int, Iterator[str]], rng: random.Random) -> Iterator[str]:
+        """With one word other than it was; each place offers one before any offers a second."""
+        offers = {k: offers[k] for k in rng.sample(list(offers), len(offers))}
         while offers:
             for k in list(offers):
                 word = next(offers[k], None)
@@ -215,6 +232,47 @@ class CaptionNegatives:
                 words: list[str | None] = [self._word(reading, n) for n in range(len(reading.words))]
                 words[k] = word
                 yield self._written(reading, words)
+
+    def _more_nouns(self, reading: Reading, rng: random.Random) -> dict[int, Iterator[str]]:
+        """By the last word of a phrase, that word and another thing: "dog and a cat"."""
+
+        def offer(k: int, determiner: str) -> Iterator[str]:
+            for noun in self.vocabulary.replacements(reading, k, rng):
+                before = article(determiner, noun) if determiner in ("a", "an") else determiner
+                yield " ".join(filter(None, (self._word(reading, k), "and", before, noun)))
+
+        found = {}
+        for phrase in reading.phrases:
+            after = phrase.positions[-1] + 1
+            if phrase.noun and not (after < len(reading.words) and _singular(reading.words[after].lower())):
+                start = phrase.positions[0]
+                before = reading.words[start - 1].lower() if start else ""
+                found[phrase.noun[-1]] = offer(phrase.noun[-1], before if before in ("a", "an", "the") else "")
+        return found
+
+    def _more_adjectives(self, reading: Reading, rng: random.Random) -> dict[int, Iterator[str]]:
+        """By a word of a phrase, an adjective and that word: "blue dog"; what "blue" says stands next to the noun."""
+
+        def offer(k: int, noun: str, never: set[str], inner: tuple[bool, ...]) -> Iterator[str]:
+            for adjective in self.vocabulary.adjectives(noun, rng):
+                group = GROUP.get(adjective.lower(), "none")
+                if adjective.lower() not in said and group not in never and (group in _INNER) in inner:
+                    yield f"{adjective} {self._word(reading, k)}"
+
+        said = {word.lower() for word in reading.words}
+        found = {}
+        for phrase in reading.phrases:
+            if phrase.noun and GROUP.get(reading.words[phrase.noun[-1]].lower()) != "number":
+                groups = {k: GROUP.get(reading.words[k].lower(), "") for k in phrase.adjectives}
+                never = {*groups.values(), "number", "side"}
+                last, noun = phrase.noun[0], reading.words[phrase.noun[0]].lower()
+                first = next((k for k in phrase.adjectives if groups[k] != "number"), last)
+                if first == last:
+                    found[last] = offer(last, noun, never, (True, False))
+                    continue
+                found[last] = offer(last, noun, never, (True,))
+                found[first] = offer(first, noun, never, (False,))
+        return found
 
     def _flipped(self, reading: Reading, rng: random.Random) -> Iterator[str]:
         for start, end in rng.sample(reading.relations, len(reading.relations)):
@@ -296,6 +354,11 @@ def _said(reading: Reading, phrase: Phrase) -> tuple[str, ...]:
     before = reading.words[start - 1].lower() if start else ""
     said = [reading.words[k].lower() for k in phrase.adjectives]
     return (_ARTICLES.get(before, ""), *said)
+
+
+def _singular(word: str) -> bool:
+    """Whether a word behind a phrase says that it is of one thing: is, has, sits."""
+    return word in ("is", "was", "has", "does") or (word.endswith("s") and word in VERBS)
 
 
 _ARTICLES = {"a": "a", "an": "a", "the": "the", "some": "some"}

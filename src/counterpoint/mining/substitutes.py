@@ -52,6 +52,16 @@ class Vocabulary:
                 spellings = self._spellings.get(other)
                 yield spellings.most_common(1)[0][0] if spellings else other
 
+    def adjectives(self, noun: str, rng: random.Random) -> Iterator[str]:
+        """Adjectives of the captions in an order that is drawn, those before this noun first; then any colour."""
+        used: set[str] = set()
+        for slot in (("adjective", "after", noun), ("adjective", "", ""), ("lexicon", "colour", "")):
+            for word in self._drawn(slot, rng):
+                if word not in used:
+                    used.add(word)
+                    spellings = self._spellings.get(word)
+                    yield spellings.most_common(1)[0][0] if spellings else word
+
     def _fitting(self, word: str, part: str, before: str, after: str, rng: random.Random) -> Iterator[str]:
         if part == "adjective" and word in GROUP:
             yield from self._drawn(("group", GROUP[word], ""), rng)

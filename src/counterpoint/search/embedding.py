@@ -165,14 +165,15 @@ def items_of(dataset: Dataset, encoder: Any, rows: Any) -> Any:
 def _of_several(encoder: Any, dataset: Any) -> Dataset:
     """The items that have the modality which the encoder takes; texts are their own names."""
     from counterpoint.data import Names
+    from counterpoint.data.multimodal import as_taken
 
     if not hasattr(encoder, "name") or encoder.name not in dataset.kinds:
         named = getattr(encoder, "name", encoder.modality)
         raise ValueError(f"data: {dataset.name!r} holds {', '.join(dataset.kinds)}, and {named!r} is wanted")
-    kind = {"audio": "signal"}.get(dataset.kinds[encoder.name], dataset.kinds[encoder.name])
-    if kind != encoder.modality or dataset.shapes[encoder.name] != encoder.shape:
+    kind, shape = as_taken(dataset.kinds[encoder.name], dataset.shapes[encoder.name])
+    if (kind, shape) != (encoder.modality, encoder.shape):
         raise ValueError(
-            f"data: {encoder.name!r} holds {_called(kind, dataset.shapes[encoder.name])}, and the encoder takes "
+            f"data: {encoder.name!r} holds {_called(kind, shape)}, and the encoder takes "
             f"{_called(encoder.modality, encoder.shape)}."
         )
     found = dataset.subset(dataset.present(encoder.name))

@@ -121,6 +121,6 @@ def captions(finding: Captions) -> Html:
             picture = element("img", src=Html(thumbnail(finding.images[at], _SIDE)), alt=f"item {at + 1}")
             cells.insert(0, element("td", picture))
         rows.append(element("tr", cells))
-    heads = dict.fromkeys(([] if finding.images is None else ["Picture"]) + list(finding.columns))
+    heads = dict.fromkeys(([] if finding.images is None else ["picture"]) + list(finding.columns))
     smooth = finding.images is not None and max(finding.images.shape[1:3]) >= panels.SMOOTH_SIDE
     return plain_table(heads, rows, "captions smooth" if smooth else "captions")

@@ -87,12 +87,13 @@ def curve(series: Series, label: str, others: Sequence[Series] = (), shared: tup
         others: drawn behind for comparison.
         shared: y range common to several charts; its own otherwise.
     """
-    low, high = shared or extent([value for value in series.y if known(value)])
+    own = {value for value in series.y if known(value)}
+    low, high = shared or extent(list(own))
     steps = [x for line in (series, *others) for x in line.x]
     first, last = min(steps, default=0), max(steps, default=1)
     if first == last:
         first, last = first - 0.5, last + 0.5
-    values = ticks(low, high, 4)
+    values = sorted(own) if shared is None and len(own) == 1 else ticks(low, high, 4)  # of what never changes, itself
     left = 14 + LETTER * max((len(number(v)) for v in values), default=3)
     chart = Chart(Scale(first, last, left, 250), Scale(low, high, 128, 22), 260, 160, _curve_label(series, label))
     chart.axis_y(values, label)

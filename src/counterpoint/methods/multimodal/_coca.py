@@ -81,6 +81,7 @@ class CoCaModel(Multimodal):
 
     def without_contrast(self) -> None:
         """What only a contrast would train stays as it is, so that processes need not look for it."""
+        self.contrasts = False
         image, text = (self.encoder.towers[name] for name in (self.image, self.written))
         pooler, half = image.encoder.backbone.pooler, text.encoder.backbone
         parts = [image.head, text.head, pooler.vector_norm, half.norm]

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from counterpoint.data import first_text
+from counterpoint.data.clips import spread
 from counterpoint.findings import Captions, Finding, Pictures
 from counterpoint.methods.multimodal._map import modality_map
 from counterpoint.objectives.inputs import normalize
 
 _QUERIES, _ANSWERS, _WRITTEN = 6, 5, 12
 _LONGEST = 60
+_SEEN = ("image", "video")
 
 
 def figures(method: Any, dataset: Any, indices: Any) -> list[Finding]:
@@ -31,11 +33,11 @@ def figures(method: Any, dataset: Any, indices: Any) -> list[Finding]:
     found: list[Finding] = []
     if len(z) > 2:
         for name, kind in kinds.items():
-            if kind in ("image", "text"):
+            if kind in (*_SEEN, "text"):
                 found += _completed(method, name, z, present, batch, kinds, dataset, indices)
     for name, kind in kinds.items():
         others = [other for other in z if other != name]
-        if kind == "image" and others:
+        if kind in _SEEN and others:
             asking = next((other for other in others if other in texts), others[0])
             asked = _queries(present[asking] & present[name])
             told = batch[asking] if asking in texts else None
@@ -43,7 +45,7 @@ def figures(method: Any, dataset: Any, indices: Any) -> list[Finding]:
     for text in texts:
         for name in z:
             if name != text:
-                asked, seen = _queries(present[name] & present[text]), name if kinds[name] == "image" else None
+                asked, seen = _queries(present[name] & present[text]), name if kinds[name] in _SEEN else None
                 found += _words(name, text, asked, z[name][asked] @ z[text].T, present, batch, seen, dataset, indices)
     there = {name: torch.from_numpy(present[name])[:, None] for name in z}
     return found + modality_map({name: values.cpu().where(there[name], torch.nan) for name, values in z.items()})
@@ -66,10 +68,10 @@ def _completed(
         return []
     scores = method.candidate_scores(z[answer], {name: z[name][asked] for name in others})
     together = " and ".join(others)
-    if kinds[answer] == "image":
+    if kinds[answer] in _SEEN:
         told = next((batch[name] for name in others if kinds[name] == "text"), None)
         return _pictures(together, answer, asked, scores, present, batch, told)
-    seen = next((name for name in others if kinds[name] == "image"), None)
+    seen = next((name for name in others if kinds[name] in _SEEN), None)
     return _words(together, answer, asked, scores, present, batch, seen, dataset, indices)
 
 
@@ -110,8 +112,8 @@ def _pictures(
     """Items (Q,), their own pictures, and those with the highest scores (Q, N); ``texts`` stand under their own."""
     if len(asked) < 2:
         return []
-    images = batch[answer].permute(0, 2, 3, 1).cpu().numpy()
-    if images.shape[-1] not in (1, 3):
+    images = pictures_of(batch[answer])
+    if images is None:
         return []
     found = _best(scores, present[answer])
     rows = np.stack([images[[item, *row]] for item, row in zip(asked, found, strict=True)])
@@ -162,8 +164,8 @@ def _words(
             for item, row in zip(asked, told, strict=True)
         ]
         return [Captions(f"From {query} to {answer}", text, rows, [query, "its own", "best first"])]
-    images = batch[seen].permute(0, 2, 3, 1).cpu().numpy()
-    if images.shape[-1] not in (1, 3):
+    images = pictures_of(batch[seen])
+    if images is None:
         return []
     rows = [[_short(texts[item]), "; ".join(row)] for item, row in zip(asked, told, strict=True)]
     return [Captions(f"From {query} to {answer}", text, rows, ["its own", "best first"], images[asked])]
@@ -183,11 +185,33 @@ def written_captions(method: Any, dataset: Any, indices: Any, image: str, text: 
     written = method.write(batch) if len(some) else None
     if not written:
         return []
-    images = batch[image].permute(0, 2, 3, 1).cpu().numpy()
     rows = [[_short(a) or "(nothing)", _short(first_text(b))] for a, b in zip(written, batch[text], strict=True)]
     about = f"What the model writes of the {image} of test items that it has not seen, and their own {text}."
-    shown = images if images.shape[-1] in (1, 3) else None
-    return [Captions("Captions", about, rows, ["written", "its own"], shown)]
+    return [Captions("Captions", about, rows, ["written", "its own"], pictures_of(batch[image]))]
 
 
-__all__: Sequence[str] = ["figures", "written_captions"]
+def pictures_of(images: Tensor) -> np.ndarray | None:
+    """Images (B, C, H, W) as a figure takes them, (B, H, W, C); ``None`` where they are neither grey nor RGB.
+
+    Of clips (B, T, C, H, W) up to four frames, evenly spread, in two rows.
+    """
+    if images.ndim == 5:
+        count = min(4, images.shape[1])
+        some = images[:, spread(images.shape[1], count)]
+        blank = torch.full_like(some[:, :1], 255)
+        some = torch.cat([some, *[blank] * (count == 3)], 1)
+        images = torch.cat([torch.cat([*row.unbind(1)], -1) for row in some.split(2, 1)], -2)
+    pictures = images.permute(0, 2, 3, 1).cpu().numpy()
+    return pictures if pictures.shape[-1] in (1, 3) else None
+
+
+def beside_each_other(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Pictures (B, H, W, C) of the same items in one row, with a white line between them."""
+    given = [part for part in parts if part is not None]
+    if len(given) < 2:
+        return given[0] if given else None
+    line = np.full_like(given[0][:, :, :1], 255)
+    return np.concatenate([each for part in given for each in (line, part)][1:], axis=2)
+
+
+__all__: Sequence[str] = ["beside_each_other", "figures", "pictures_of", "written_captions"]

@@ -73,6 +73,7 @@ class Multimodal(Method):
     n_views: ClassVar[int | None] = 1
     multimodal: ClassVar[bool] = True
     least_modalities: ClassVar[int] = 2
+    contrasts: bool = True  # False: nothing between modalities is trained, so that nothing of it is scored or shown
     encoder: MultimodalEncoder  # type: ignore[assignment]
 
     def __init__(
@@ -102,6 +103,11 @@ class Multimodal(Method):
     def names(self) -> list[str]:
         """Of the modalities, in order."""
         return list(self.encoder.towers)
+
+    @property
+    def viewed(self) -> list[str]:
+        """The modalities that views are made of: those with a tower, and of some methods others beside them."""
+        return self.names
 
     def forward(self, x: Any) -> Any:
         """Embeddings of a batch, ``{name: z (B, D)}``."""
@@ -144,9 +150,9 @@ class Multimodal(Method):
     def make_views(self, batch: dict[str, Any]) -> Sequence[Any]:
         with torch.autocast(self.device.type, enabled=False):
             if self.views is None:
-                return [{name: batch[name] for name in self.names if name in batch}]
+                return [{name: batch[name] for name in self.viewed if name in batch}]
             views: Any = self.views
-            return views(batch, self.names)
+            return views(batch, self.viewed)
 
     @staticmethod
     def both(batch: Mapping[str, Any], *names: str) -> Tensor | None:

@@ -161,6 +161,28 @@ def common_answers(answers: Sequence[str]) -> tuple[str, ...]:
     return tuple(answer for answer, count in counts.items() if count >= min(_OFTEN, most))
 
 
+def soft_answers(answers: Sequence[Sequence[str]], vocabulary: Sequence[str]) -> Tensor:
+    """What each answer of a vocabulary is worth to each question: ``min(count / 3, 1)``, VQA's soft score; (B, C).
+
+    Args:
+        answers: of each of B questions, what people said. Of fewer than three, the count is divided by how many they
+            are, so that what all say is worth 1.
+        vocabulary: C answers.
+    """
+    places = {answer: at for at, answer in enumerate(vocabulary)}
+    worth = torch.zeros(len(answers), len(vocabulary))
+    for row, said in enumerate(answers):
+        for answer, count in Counter(said).items():
+            if answer in places:
+                worth[row, places[answer]] = min(count / min(_OFTEN, len(said)), 1.0)
+    return worth
+
+
+def plain_answer(text: str) -> str:
+    """An answer as it is compared with others: in lower case, one space between words, without a full stop."""
+    return " ".join(text.lower().split()).rstrip(".")
+
+
 def several(value: str | Sequence[str]) -> tuple[str, ...]:
     """The texts of an item that hold something."""
     return tuple(text for text in ([value] if isinstance(value, str) else value) if text.strip())
