@@ -128,22 +128,6 @@ METRICS: dict[str, Metric] = {
         "How alike written captions are to the items' own, from 0 to 10; words that many items have count "
         "little, and a caption of fewer than four words cannot reach 10.",
     ),
-    "compositional": Metric(
-        "Composition",
-        "Share of rewritten captions that a test image scores below its own; without more said, the mean over what was "
-        "done to the captions. One half is chance.",
-    ),
-    "compositional_blind": Metric(
-        "Composition, blind", "The same with the image of another item: what texts alone give away.", False
-    ),
-    "arithmetic": Metric(
-        "Arithmetic",
-        "Share of test images that, less one word of their caption and plus another, find an image with the caption so "
-        "changed.",
-    ),
-    "arithmetic_blind": Metric(
-        "Arithmetic, blind", "The same without words: what the nearest other image happens to show.", False
-    ),
     "alignment": Metric(
         "Alignment", "Mean squared distance between two views of one item on the unit sphere; lower is tighter.", False
     ),
