@@ -146,6 +146,17 @@ def test_killed_workers_do_not_live_on(tmp_path):
     assert not os.path.exists(f"/proc/{worker}")
 
 
+def test_workers_share_the_cores():
+    import torch
+
+    from counterpoint.experiments.workers import process_pool
+
+    cores = os.cpu_count() or 1
+    for width in (2, 4 * cores):
+        with process_pool(width) as pool:
+            assert pool.submit(torch.get_num_threads).result() == max(1, cores // width)
+
+
 @pytest.mark.slow
 def test_on_ray(tmp_path):
     ray = pytest.importorskip("ray")

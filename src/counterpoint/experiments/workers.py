@@ -47,15 +47,19 @@ def in_processes(work: Work, width: int, threads: int) -> Iterator[Outcome]:
 def process_pool(width: int, prepare: Callable[[], Any] | None = None) -> Iterator[ProcessPoolExecutor]:
     """A pool of fresh processes, which die with this one and begin nothing more once an error leaves the block.
 
+    Each computes on its share of the cores: threads of several that wait for the same core wait for each other too,
+    and take many times as long.
+
     Args:
         width: how many processes.
         prepare: called once in each of them before its first task; it has to pickle.
     """
     import multiprocessing
+    import os
     from concurrent.futures import ProcessPoolExecutor
 
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(width, mp_context=context, initializer=_start, initargs=(prepare,)) as pool:
+    context, share = multiprocessing.get_context("spawn"), max(1, (os.cpu_count() or 1) // width)
+    with ProcessPoolExecutor(width, mp_context=context, initializer=_start, initargs=(share, prepare)) as pool:
         try:
             yield pool
         except BaseException:
@@ -63,11 +67,17 @@ def process_pool(width: int, prepare: Callable[[], Any] | None = None) -> Iterat
             raise
 
 
-def _start(prepare: Callable[[], Any] | None) -> None:
+def _start(threads: int, prepare: Callable[[], Any] | None) -> None:
     """Ask Linux to end this worker when the process that started it dies, even by kill -9; then prepare."""
     import contextlib
     import ctypes
+    import os
     import signal
+
+    import torch
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # of processes that it starts
+    torch.set_num_threads(threads)
 
     pr_set_pdeathsig = 1  # linux/prctl.h
     with contextlib.suppress(OSError, AttributeError):
