@@ -26,18 +26,7 @@ from counterpoint.evaluation.compositional import (
     compositional_items,
 )
 from counterpoint.evaluation.embeddings import UNLABELLED, Embeddings
-from counterpoint.evaluation.evaluate import (
-    DESCRIPTIONS,
-    HIGHER_IS_BETTER,
-    OF_A_CLASSIFIER,
-    OF_CAPTIONS,
-    OF_MODALITIES,
-    Evaluation,
-    description,
-    evaluate,
-    higher_is_better,
-    known_metrics,
-)
+from counterpoint.evaluation.evaluate import Evaluation, evaluate
 from counterpoint.evaluation.feature_weights import (
     class_weights,
     feature_weights,
@@ -56,6 +45,16 @@ from counterpoint.evaluation.geometry import (
     spectrum,
     tolerance,
     uniformity,
+)
+from counterpoint.evaluation.metrics import (
+    DESCRIPTIONS,
+    HIGHER_IS_BETTER,
+    OF_A_CLASSIFIER,
+    OF_CAPTIONS,
+    OF_MODALITIES,
+    description,
+    higher_is_better,
+    known_metrics,
 )
 from counterpoint.evaluation.multimodal import SharedSpace, completion, cross_ranks, evaluate_modalities, missing_curve
 from counterpoint.evaluation.neighbours import knn, retrieval, top_k

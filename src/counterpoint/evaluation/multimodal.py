@@ -15,7 +15,8 @@ from typing import TypeAlias
 import numpy as np
 
 from counterpoint.evaluation.embeddings import UNLABELLED, Embeddings
-from counterpoint.evaluation.evaluate import Evaluation, evaluate, known_metrics
+from counterpoint.evaluation.evaluate import Evaluation, evaluate
+from counterpoint.evaluation.metrics import known_metrics
 from counterpoint.evaluation.neighbours import knn
 from counterpoint.evaluation.zero_shot import class_ranks
 
