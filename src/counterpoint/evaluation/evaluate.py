@@ -22,7 +22,7 @@ import torch
 
 from counterpoint.evaluation import geometry, regression
 from counterpoint.evaluation.clustering import clustering
-from counterpoint.evaluation.embeddings import UNLABELLED, Embeddings
+from counterpoint.evaluation.embeddings import Embeddings
 from counterpoint.evaluation.metrics import DESCRIPTIONS, OF_A_CLASSIFIER, OF_CAPTIONS, OF_MODALITIES, known_metrics
 from counterpoint.evaluation.neighbours import knn, retrieval, top_k
 from counterpoint.evaluation.probes import few_label_probe, linear_probe
@@ -329,18 +329,3 @@ def _views(pairs: tuple[np.ndarray, np.ndarray], result: Evaluation) -> None:
     correct = (nearest == np.arange(len(nearest))).astype(np.float32)
     result.items["view_recall@1"] = correct
     result.scores["view_recall@1"] = float(correct.mean(dtype=np.float64))
-
-
-__all__ = [
-    "DESCRIPTIONS",
-    "HIGHER_IS_BETTER",
-    "OF_A_CLASSIFIER",
-    "OF_CAPTIONS",
-    "OF_MODALITIES",
-    "UNLABELLED",
-    "Evaluation",
-    "description",
-    "evaluate",
-    "higher_is_better",
-    "known_metrics",
-]
