@@ -218,7 +218,9 @@ def test_normalised_gradients_have_the_same_value():
     torch.testing.assert_close(scaled[1], plain[1] / 3)
 
 
-@pytest.mark.parametrize("kind", [*LOSSES, lambda: ELBO(analytic=False)], ids=str)
+@pytest.mark.parametrize(
+    "kind", [*LOSSES, lambda: ELBO(analytic=False)], ids=[*(kind.__name__ for kind in LOSSES), "drawn ELBO"]
+)
 def test_gradients_equal_finite_differences(kind):
     arguments = [x.requires_grad_() for x in made()]
     assert torch.autograd.gradcheck(kind(), arguments)
