@@ -115,6 +115,15 @@ class TestSoftmax:
         close(found.pull * T, 1 - p[:, 0])
 
 
+def test_negatives_of_two_modalities_are_of_the_other_one():
+    z = views()
+    found = pair_weights(lambda image, text: InfoNCE(T)(image, text, text.roll(1, 0)), z[0], z[1], anchors=1)
+    expected = torch.cat([torch.zeros(B, B), 1 - torch.eye(B)], 1).bool()
+    assert found.negative.tolist() == expected.tolist()
+    assert found.views.tolist() == [0] * B + [1] * B
+    assert pair_weights(NTXent(T), z[0], z[1]).negative.sum(1).tolist() == [2 * B - 2] * 2 * B
+
+
 @pytest.mark.parametrize("case", ["ntxent_a", "ntxent_b"])
 def test_the_weights_add_up_to_the_golden_gradient(case):
     z1, z2 = (torch.from_numpy(GOLDEN[f"{case}__{name}"]) for name in ("z1", "z2"))

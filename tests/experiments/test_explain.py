@@ -121,7 +121,8 @@ class TestCalls:
         assert not bool((found.pull <= 0).any())
 
     def test_forms_of_cacr(self):
-        for name, negatives in (("cacrqueue", 24 - 2 + 20), ("cacrmocov3", 24 - 2)):
+        """The rest of the batch is, of the one, the queries of the same view, and of the other the keys of another."""
+        for name, negatives in (("cacrqueue", 12 - 1 + 20), ("cacrmocov3", 12 - 1)):
             found = self.weights(name, self.z[:2])
             assert len(found.anchors) == 24
             assert found.negative.sum(1).tolist() == [negatives] * 24
@@ -138,6 +139,28 @@ class TestCalls:
         within = ~torch.eye(12, dtype=torch.bool)
         assert not bool(clip.weight[:12, :12][within].any() or clip.weight[12:, 12:][within].any())
         assert bool((cwcl.pull < clip.pull).all())
+
+    @pytest.mark.parametrize(
+        ("loss", "two", "three"),  # views of 12 items
+        [
+            ("groupinfonce", 11, 22),  # of each other modality
+            ("cwclloss", 11, 22),
+            ("bimodalsogclr", 11, 22),
+            ("pairwisecliploss", 11, 22),
+            ("crossuniformityloss", 11, 22),
+            ("mvinfonce", 11, 22),
+            ("groco", 11, 11),  # of the own view alone
+            ("mvdhel", 11, 11),
+            ("ntxent", 22, 33),  # of all views
+            ("clipuniformalignloss", 22, 33),
+            ("hardcontrastive:count=2", 22, 33),  # what it selects from
+            ("alignmentloss", 0, 0),
+        ],
+    )
+    def test_negatives_are_those_that_the_loss_contrasts(self, loss, two, three):
+        for count, negatives in ((2, two), (3, three)):
+            found = self.weights(loss, self.z[:count])
+            assert found.negative.sum(1).tolist() == [negatives] * (count * 12)
 
     def test_pushing_alone_knows_no_positives(self):
         for name in ("uniformityloss", "crossuniformityloss", "contrastivemimterm"):

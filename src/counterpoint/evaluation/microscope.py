@@ -47,6 +47,7 @@ class Pairs:
             it repels. Symmetric but for stop-gradients. The diagonal keeps a row's length as it is.
         gradient: (M, D), what the loss asks of each row; ``weight @ rows`` to rounding.
         groups: (M,) item of each row.
+        views: (M,) number of the view, modality or bank of each row.
         anchors: (n,) rows that learn, in order; the others are keys or a bank.
         residual: what the sum over pairs misses of the gradient, relative to the pairs' forces: rounding.
     """
@@ -56,6 +57,7 @@ class Pairs:
     weight: Tensor
     gradient: Tensor
     groups: Tensor
+    views: Tensor
     anchors: Tensor
     residual: float
 
@@ -67,9 +69,16 @@ class Pairs:
 
     @cached_property
     def negative(self) -> Tensor:
-        """(n, M) bool: of another item, among the rows that are a negative of any anchor."""
+        """(n, M) bool: of another item, in a view that the loss holds against the anchor's own.
+
+        A loss of two modalities contrasts an image with texts, and so no image is a negative of another. It does so if
+        any two items of the two views have a weight: which of them have none is what a loss selects.
+        """
         others = self.groups[self.anchors, None] != self.groups
-        return others & ((self.weight[self.anchors] != 0) & others).any(0)
+        weighs = ((self.weight[self.anchors] != 0) & others).double()
+        ofs = torch.nn.functional.one_hot(self.views).double()
+        met = ofs[self.anchors].T @ weighs @ ofs > 0
+        return others & met[self.views[self.anchors]][:, self.views]
 
     @cached_property
     def forces(self) -> Tensor:
@@ -173,7 +182,7 @@ def pair_weights(
             "loss: not a function of the inner products of its rows, so that no pair has a weight; gradient_split() "
             "tells where its gradient points"
         )
-    return Pairs(value, z @ z.T, weight, gradient, items, learning, residual)
+    return Pairs(value, z @ z.T, weight, gradient, items, _views(rows), learning, residual)
 
 
 def gradient_split(
@@ -221,6 +230,12 @@ def _basis(x: Tensor) -> Tensor:
 
 def _flat(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
+
+
+def _views(rows: Sequence[Tensor]) -> Tensor:
+    """A number for each view (B, D) of each input, at its rows."""
+    lengths = [x.shape[-2] for x in rows for _ in range(x[..., 0, 0].numel())]
+    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).to(rows[0].device)
 
 
 def _rows(
