@@ -65,7 +65,7 @@ def test_the_farthest_of_the_class_and_the_nearest_of_the_others():
 def test_blocks_do_not_matter(monkeypatch):
     x, labels = batch(50)
     whole = hardest_pairs(x, labels)
-    monkeypatch.setattr("counterpoint.mining.hard_pairs._ROWS", 7)
+    monkeypatch.setattr("counterpoint.mining.hard_pairs._SCORES", 350)
     assert all(torch.equal(a, b) for a, b in zip(hardest_pairs(x, labels), whole, strict=True))
 
 

@@ -1,5 +1,7 @@
 """Focal SupCon and Core-tuning's loss: golden figures, the equations pair by pair, limits, labels that are soft."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -229,3 +231,31 @@ def test_what_has_no_answer():
             CoreTuning(eta)
     with pytest.raises(ValueError, match=r"^z: expected at least 2"):
         FocalSupCon()(z[:1], torch.zeros(1).long())
+
+
+MEMORY = """
+import torch
+from counterpoint.mining import generate_hard_pairs
+from counterpoint.objectives import CoreTuning
+from counterpoint.pairwise import partition
+torch.set_num_threads(1)
+partition._KEPT_BYTES = 0  # what else is kept has a fixed size
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
+def run(items):
+    x, classifier = torch.randn(items, 32, requires_grad=True), torch.randn(32, 100, requires_grad=True)
+    rows, targets = generate_hard_pairs(x, torch.arange(items) % 100, 100)
+    CoreTuning()(rows @ classifier, rows, targets).backward()
+run(200)
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts again from here
+before = peak()
+run(5462)
+print(round(peak() - before))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from Linux")
+def test_a_step_with_mixed_rows_makes_no_matrix_of_all_pairs():
+    """Mining, soft labels and loss of 16,386 rows: a matrix of their pairs has 1,024 MiB, one of their items' 114."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 160

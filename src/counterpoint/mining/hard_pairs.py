@@ -9,7 +9,7 @@ from torch import Tensor
 
 from counterpoint.views.features import beta, mix
 
-_ROWS = 1024  # scores of so many anchors at a time
+_SCORES = 2**20  # at a time
 COMPAT = ("paper", "official")
 
 
@@ -25,7 +25,7 @@ def hardest_pairs(features: Tensor, labels: Tensor, compat: str = "paper") -> tu
     """For each item, the farthest of its own class and the nearest of the others, by cosine.
 
     Args:
-        features: (B, D) raw. Memory O(B) for fixed D and 1,024 anchors at a time.
+        features: (B, D) raw. Memory O(B D): a million scores at a time.
         labels: (B,) integers, none of them negative.
         compat: ``"paper"``; or ``"official"``, the released code's search, which multiplies cosines by the 0/1 mask of
             the positives and takes the smallest. The zeros of what is no positive then win wherever features are not
@@ -42,7 +42,7 @@ def hardest_pairs(features: Tensor, labels: Tensor, compat: str = "paper") -> tu
     # cosines are compared, so their rounding must not depend on autocast; a row of zeros has cosine 0 to all
     z = torch.nn.functional.normalize(features.float() if features.dtype.itemsize < 4 else features, dim=1)
     positives, negatives = [], []
-    for rows in own.split(_ROWS):
+    for rows in own.split(max(1, _SCORES // len(z))):
         with torch.autocast(z.device.type, enabled=False):
             scores = z[rows] @ z.T
         same = labels[rows, None] == labels
