@@ -342,7 +342,7 @@ def test_hidden_labels_are_hidden_from_the_method_only(tmp_path):
         ({"lr": -1}, "lr"),
         ({"end_lr": 1.0}, "end_lr: expected a number from 0 to lr"),
         ({"betas": [0.9]}, "betas: expected two numbers"),
-        ({"optimizer": "adam"}, "'adamw' or 'sgd'"),
+        ({"optimizer": "adam"}, "'adamw', 'sgd' or 'larc'"),
         ({"data": "digitz"}, "digits"),
         ({"data": np.full((20, 4), np.nan)}, "NaN"),
         ({"data": np.random.default_rng(0).normal(size=(40, 4)), "method": "supcon"}, "needs labels"),

@@ -313,7 +313,7 @@ class TestRecipe:
         module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
         module[0].weight.requires_grad_(False)
         module.append(torch.nn.Linear(4, 2))
-        for kind in ("adamw", "sgd"):
+        for kind in ("adamw", "sgd", "larc"):
             optimizer, _ = Recipe(kind, weight_decay=0.3).optimizers(module, 10)
             decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
             assert {name: decay.get(id(p)) for name, p in module.named_parameters()} == {

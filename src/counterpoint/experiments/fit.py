@@ -88,7 +88,7 @@ def fit(
         lr: peak learning rate; 1e-3 suits AdamW on small models.
         encoder_lr: peak learning rate of the encoder, where it should differ from that of the heads.
         weight_decay: on matrices and kernels, not on biases and norms.
-        optimizer: adamw or sgd.
+        optimizer: adamw, sgd, or larc, by which SwAV trains (lr 0.6 for batches of 256).
         schedule: cosine or constant.
         warmup: share of the steps in which the rate rises.
         start_lr: learning rate of the first of these steps; default one step of the rise above 0.

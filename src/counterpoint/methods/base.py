@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from counterpoint.encoders import Encoder
 from counterpoint.findings import Finding
+from counterpoint.methods.larc import LARC
 from counterpoint.mining import Grouping
 from counterpoint.objectives.inputs import normalize
 from counterpoint.objectives.statistics import ScoreStatistics, score_statistics
@@ -31,7 +32,8 @@ class Recipe:
     """How a method is optimised.
 
     Args:
-        optimizer: ``"adamw"`` or ``"sgd"`` (momentum 0.9).
+        optimizer: ``"adamw"``, ``"sgd"`` (momentum 0.9) or ``"larc"``, SGD with a rate for each layer in proportion to
+            its weights (:class:`~counterpoint.methods.larc.LARC`), by which SwAV trains, ``lr`` 0.6 for batches of 256.
         lr: peak learning rate. 1e-3 with AdamW is what PyTorch's documentation and most small-scale replications start
             from; it is the same for all methods, so that none is tuned more than another.
         weight_decay: on weights of two or more dimensions only (SimCLR leaves biases and norms out too).
@@ -56,8 +58,8 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
-        if self.optimizer not in ("adamw", "sgd"):
-            raise ValueError(f"optimizer: expected 'adamw' or 'sgd', got {self.optimizer!r}")
+        if self.optimizer not in ("adamw", "sgd", "larc"):
+            raise ValueError(f"optimizer: expected 'adamw', 'sgd' or 'larc', got {self.optimizer!r}")
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"schedule: expected 'cosine' or 'constant', got {self.schedule!r}")
         if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.warmup <= 1):
@@ -106,6 +108,8 @@ class Recipe:
         optimizer: torch.optim.Optimizer
         if self.optimizer == "adamw":
             optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, foreach=True)
+        elif self.optimizer == "larc":
+            optimizer = LARC(groups, lr=self.lr)
         else:
             optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=0.9, foreach=True)
         ends = [*starts[1:], total]

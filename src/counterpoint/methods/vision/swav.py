@@ -24,7 +24,8 @@ class SwAV(MultiCrop):
     and with the paper's multi-crop, ``views="swav"``, in which crops of one size pass the encoder together.
 
     Args:
-        encoder, views, recipe: see :class:`~counterpoint.methods.base.Method`. The official code optimises by LARC.
+        encoder, views, recipe: see :class:`~counterpoint.methods.base.Method`. The official code optimises by
+            LARC: ``optimizer="larc"``, lr 0.6 and end_lr 0.0006 for batches of 256.
         temperature, epsilon, iterations: see :class:`~counterpoint.objectives.swav.SwAV`; 0.1, 0.05, 3, the paper's.
         prototypes: K; 3,000 for ImageNet. :func:`counterpoint.fit` takes one for 40 items where that is fewer, since a
             batch must be able to fill them; the share is ours.
