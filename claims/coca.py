@@ -3,8 +3,8 @@
 *Digits.* Two of scikit-learn's digits side by side, 8 x 16 pixels, with a sentence that names both in one of two forms:
 "three before five", or "five comes right after three". Train, validation and test pairs are drawn from different
 digits: 1,200, 200 and 397 of them. 4 image tokens go to the decoder; each half of it has one layer, 48 wide. Two image
-encoders: a transformer of two layers, 48 wide, over patches of 4 x 4, which 500 steps of 64 pairs leave half way; and a
-ConvNet, which 300 bring near the end of what there is to learn.
+encoders: a transformer of two layers, 48 wide, over patches of 4 x 4, which 500 steps of 64 pairs leave half way, also
+for 900; and a ConvNet, which 300 bring near the end of what there is to learn.
 
 * *captions*: joint training against captions alone; the share of test pairs of which the greedy caption, in either
   form, names both digits in their order. No worse than by 0.05.
@@ -17,7 +17,8 @@ ConvNet, which 300 bring near the end of what there is to learn.
 test emoji have not been seen, so captions are scored by the tokens foreseen: joint against captions alone, no worse
 than by 0.02; and retrieval, among the 10 nearest, joint against contrast alone, no worse than by 0.02.
 
-Written down before any arm but the joint one was trained. All arms have one learning rate, 3e-3, looked at for the
+Written down before any arm but the joint one was trained; the 900 steps were added before any result of it was seen,
+when steps had become cheaper. All arms have one learning rate, 3e-3, looked at for the
 joint model alone on validation pairs of seed 0 with the transformer; 1e-3 had been worse in an earlier, longer trial
 on other data. Steps were chosen by their time and by the joint model alone. Weights 2 and 1 are the paper's. A run
 that two settings ask for is trained once, as long as one process does it all.
@@ -51,6 +52,11 @@ SENTENCES = {"name": "transformer", "width": 48, "depth": 1, "heads": 4}
 FITS: dict[str, dict[str, Any]] = {
     "digits": {
         "steps": 500,
+        "encoders": {"image": VIT, "text": SENTENCES},
+        "options": {"n_queries": 4, "dim": 48},
+    },
+    "digits-long": {
+        "steps": 900,
         "encoders": {"image": VIT, "text": SENTENCES},
         "options": {"n_queries": 4, "dim": 48},
     },
@@ -225,6 +231,8 @@ CLAIM = Claim(
             higher_is_better=False,
             notes="Seconds of a step of joint training over one of captions alone, against 1.3",
         ),
+        setting("captions", "digits-long", "pair_written", CAPTIONS, 0.05, "Joint training against captions alone."),
+        setting("zero-shot", "digits-long", "zero_shot", CONTRAST, 0.02, "Joint training against contrast alone."),
         setting("captions", "digits-convnet", "pair_written", CAPTIONS, 0.05, "Joint training against captions alone."),
         setting("zero-shot", "digits-convnet", "zero_shot", CONTRAST, 0.02, "Joint training against contrast alone."),
         setting("tokens", "emoji", "caption_tokens", CAPTIONS, 0.02, "Joint training against captions alone."),
