@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import counterpoint as cp
-from counterpoint.experiments import training
+from counterpoint.experiments import monitoring, training
 from counterpoint.experiments.run import Run
 from counterpoint.methods import get
 from counterpoint.web import ComparisonData, RunData, comparison_page, run_page
@@ -78,7 +78,7 @@ def test_a_killed_run_has_the_same_curves(tmp_path, monkeypatch):
 
 
 def test_a_long_training_keeps_every_second_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_CURVE_POINTS", 5)
+    monkeypatch.setattr(monitoring, "_CURVE_POINTS", 5)
     assert fit("simclr", tmp_path / "run").score_curves["step"].tolist() == [0, 2, 4, 6]
 
 

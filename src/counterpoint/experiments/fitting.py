@@ -128,7 +128,7 @@ class Fit:
         import torch
 
         from counterpoint.data import loader
-        from counterpoint.experiments import training
+        from counterpoint.experiments import monitoring, training
         from counterpoint.pairwise import synchronize_batchnorm
 
         a = self.a
@@ -153,7 +153,7 @@ class Fit:
         callbacks = [
             training.SeedSteps(a["seed"], batches),
             training.Recorder(self.folder, self._monitor(epochs) if a["monitor"] else None, lambda: batches.facts),
-            *([training.ScoreCurves(self.folder)] if a["monitor"] else []),
+            *([monitoring.ScoreCurves(self.folder)] if a["monitor"] else []),
             checkpointer,
         ]
         trainer = lightning.Trainer(
@@ -193,7 +193,7 @@ class Fit:
         import numpy as np
         import torch
 
-        from counterpoint.experiments.training import Monitor, PairMonitor
+        from counterpoint.experiments.monitoring import Monitor, PairMonitor
 
         times = np.unique(np.linspace(0, max(0, epochs - 1), min(epochs, self.a["monitor"])).round())
         draw = np.random.default_rng(self.a["seed"])
