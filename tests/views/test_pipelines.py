@@ -7,7 +7,6 @@ from counterpoint.views import (
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
-    Pipeline,
     RandomResizedCrop,
     Solarize,
     Views,
@@ -101,14 +100,6 @@ def test_hallucinators_first_view_keeps_away_from_the_middle_and_its_second_does
         assert not kinds(resolve("hallucinator", "image", (1, 8, 8)), index) & {HorizontalFlip, ColorJitter}
 
 
-def test_auto_chooses_by_the_data():
-    assert resolve("auto", "image", (3, 32, 32)) == resolve("simclr", "image", (3, 32, 32))
-    assert resolve("auto", "image", (1, 64, 64)) == resolve("digits", "image", (1, 64, 64))
-    assert resolve("auto", "image", (3, 16, 16)) == resolve("digits", "image", (3, 16, 16))
-    assert resolve("auto", "vector", (7,)) == resolve("scarf", "vector", (7,))
-    assert not {HorizontalFlip, ColorJitter} & kinds(resolve("auto", "image", (1, 8, 8)))
-
-
 def test_untouched_views_are_untouched():
     x = torch.randint(0, 256, (3, 3, 20, 24), dtype=torch.uint8)
     for name in ("none", "identity"):
@@ -127,51 +118,10 @@ def test_scarf_keeps_one_view_whole():
     assert ((corrupted != row).sum(1) == 6).all()
 
 
-def test_configurations_resolve():
-    flip = {"HorizontalFlip": {"p": 1.0}}
-    pipeline = Pipeline([HorizontalFlip(1.0)])
-    assert resolve([flip], "image", (3, 8, 8)) == Views([pipeline] * 2)
-    assert resolve(flip, "image", (3, 8, 8)) == Views([pipeline] * 2)
-    assert resolve([[flip], [], [flip]], "image", (3, 8, 8)) == Views([pipeline, Pipeline(), pipeline])
-    views = Views([pipeline])
-    assert resolve(views, "image", (3, 8, 8)) is views
-
-
 def test_oblong_images_get_crops_of_their_own_proportions():
     crop = only(resolve("simclr", "image", (3, 50, 100)), RandomResizedCrop)
     assert crop.size == (50, 100)
     assert crop.ratio == pytest.approx((1.5, 8 / 3))
-
-
-@pytest.mark.parametrize(
-    ("spec", "modality", "shape", "message"),
-    [
-        ("simcrl", "image", (3, 8, 8), "did you mean 'simclr'"),
-        ("simclr", "vector", (8,), "unknown name 'simclr' for vectors"),
-        ({"simclr": {"strenght": 1}}, "image", (3, 8, 8), "simclr cannot take"),
-        ({"simclr": {}, "byol": {}}, "image", (3, 8, 8), "views must be"),
-        ({"simclr": {"size": -3}}, "image", (3, 8, 8), "size must be"),
-        (7, "image", (3, 8, 8), "views must be"),
-        ([], "image", (3, 8, 8), "views must be"),
-        (["FeatureDropout"], "image", (3, 8, 8), "for vectors, and the data are images"),
-        ("simclr", "image", (4, 32, 32), "channels must be 1 or 3"),
-        ("auto", "sound", (4,), "modality must be"),
-        ("auto", "image", (32, 32), "shape must be"),
-    ],
-)
-def test_specifications_that_mean_nothing_are_refused(spec, modality, shape, message):
-    with pytest.raises(ValueError, match=message):
-        resolve(spec, modality, shape)
-
-
-def test_count_repeats_the_pipelines_in_turn():
-    four = resolve({"byol": {"count": 4}}, modality="image", shape=(3, 48, 48))
-    two = resolve("byol", modality="image", shape=(3, 48, 48))
-    assert four.pipelines == two.pipelines * 2
-    assert resolve({"auto": {"count": 3}}, modality="image", shape=(1, 8, 8)).n == 3
-    for count in (0, 1.5, True):
-        with pytest.raises(ValueError, match="count of at least 1"):
-            resolve({"simclr": {"count": count}}, modality="image", shape=(3, 48, 48))
 
 
 @pytest.mark.paper(64, "parity")

@@ -43,8 +43,8 @@ from counterpoint.views.image import (
     VerticalFlip,
 )
 from counterpoint.views.modalities import ModalityViews, resolve_each
+from counterpoint.views.named import names, resolve
 from counterpoint.views.pipeline import Pipeline, Views
-from counterpoint.views.pipelines import names, resolve
 from counterpoint.views.text import (
     Caption,
     Clean,

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from counterpoint.views.pipelines import names as known_names
-from counterpoint.views.pipelines import resolve
+from counterpoint.views.named import names as known_names
+from counterpoint.views.named import resolve
 
 SMALL = 16  # pixels; of smaller images nothing is cut away
 WITH_VIEWS = ("image", "vector", "text")

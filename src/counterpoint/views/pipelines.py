@@ -1,4 +1,4 @@
-"""The papers' pipelines by name, and how a word in a configuration becomes views.
+"""The papers' pipelines of images, by whose names :func:`~counterpoint.views.named.resolve` knows them.
 
 Each is a function of the size of the views and the number of channels and returns :class:`Views`. Figures are those of
 the paper or of its official code, named in each docstring; three rules hold for all of them:
@@ -15,7 +15,6 @@ Flips stand next to the crop, where they cost nothing; wherever a paper puts the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from counterpoint.views.image import (
@@ -30,10 +29,8 @@ from counterpoint.views.image import (
     Resize,
     Solarize,
 )
-from counterpoint.views.pipeline import TRANSFORMS, Pipeline, Views, nearest
-from counterpoint.views.text import OneOf, RandomDeletion, RandomSwap, StopWords, Synonyms
-from counterpoint.views.transform import Range, Transform, is_size, pair
-from counterpoint.views.vector import FeatureCorruption
+from counterpoint.views.pipeline import Pipeline, Views
+from counterpoint.views.transform import Range, Transform, pair
 
 Size = int | tuple[int, int]
 SMALL = 32  # pixels: CIFAR-10's side
@@ -299,169 +296,14 @@ def slip(size: Size, channels: int = 3) -> Views:
     return Views([Pipeline([crop]), *(digits(size, channels) if small else simclr(size, channels)).pipelines])
 
 
-def rocket_texts(local: int = 2, p: float = 0.8, table: Any = "captions") -> Views:
-    """CLIP-rocket's views of captions: one perhaps without its stop words, and ``local`` by :func:`eda`.
-
-    Args:
-        local: number of local views, A; 2, the paper's.
-        p: probability that a caption loses its stop words; 0.8, or 0.9 for a ResNet-50 on YFCC, the paper's.
-        table: of synonyms, see :class:`~counterpoint.views.text.Synonyms`.
-    """
-    return Views([Pipeline([StopWords(p)]), *(eda(p, table).pipelines[:1] * local)])
-
-
-def eda(p: float = 0.8, table: Any = "captions", weights: Sequence[float] = (0.4, 0.4, 0.2)) -> Views:
-    """Two views of texts: without stop words, then a synonym, a swap or a deletion (Wei & Zou 2019; Fini et al. 2023).
-
-    Args:
-        p: probability that a text loses its stop words; 0.8, as CLIP-rocket.
-        table: of synonyms, see :class:`~counterpoint.views.text.Synonyms`.
-        weights: of a synonym, of a swap, of deletions, one of which each text gets; CLIP-rocket's.
-    """
-    change = OneOf((Synonyms(table=table), RandomSwap(), RandomDeletion()), tuple(weights))
-    return Views([Pipeline([StopWords(p), change])] * 2)
-
-
 def none(size: Size, channels: int = 3) -> Views:
     """One view, the image itself at ``size``: not random, for evaluation."""
     return Views([Pipeline([Resize(size)])])
 
 
-def scarf(rate: float = 0.6) -> Views:
-    """SCARF's views of vectors (Bahri et al. 2022): the row as it is, and with a fraction ``rate`` corrupted."""
-    return Views([Pipeline(), Pipeline([FeatureCorruption(rate)])])
-
-
-def adainf_vectors(rate: float = 0.3) -> Views:
-    """:func:`scarf` with half its corruption: what ``adainf`` is for vectors, by the rule of its paper; ours."""
-    return scarf(rate)
-
-
-def rocket_vectors(local: int = 2, rate: float = 0.3) -> Views:
-    """:func:`rocket` for vectors: the row as it is, and ``local`` times corrupted at ``rate``; ours."""
-    return Views([Pipeline(), *[Pipeline([FeatureCorruption(rate)])] * local])
-
-
 def identity() -> Views:
     """One view, the vector or image as it is: for evaluation."""
     return Views([Pipeline()])
-
-
-_NAMED: dict[str, dict[str, Callable[..., Views]]] = {
-    "image": {
-        "simclr": simclr,
-        "mocov2": mocov2,
-        "byol": byol,
-        "swav": swav,
-        "hallucinator": hallucinator,
-        "simclr_strong": simclr_strong,
-        "simclr_weak": simclr_weak,
-        "asymmetric": asymmetric,
-        "adainf": adainf,
-        "adainf_asymmetric": adainf_asymmetric,
-        "digits": digits,
-        "rocket": rocket,
-        "slip": slip,
-        "none": none,
-    },
-    "vector": {"scarf": scarf, "adainf": adainf_vectors, "rocket": rocket_vectors, "slip": rocket_vectors},
-    "text": {"eda": eda, "rocket": rocket_texts},
-}
-_ANY: dict[str, Callable[..., Views]] = {"identity": identity}
-
-
-def names(modality: str | None = None) -> list[str]:
-    """Return the names that :func:`resolve` knows, for one modality or for all."""
-    kinds = [_NAMED[modality]] if modality else list(_NAMED.values())
-    return sorted([name for kind in kinds for name in kind] + list(_ANY))
-
-
-def resolve(
-    spec: str | Mapping[str, Any] | Sequence[Any] | Views, modality: str, shape: Sequence[int], size: Size | None = None
-) -> Views:
-    """Return the views that ``spec`` means for data of this shape.
-
-    Args:
-        spec: one of
-
-            - ``"auto"``: for images "simclr", or "digits" where they are grey or at most 16 pixels small; "scarf" for
-              vectors; "eda" for texts;
-            - a name of :func:`names`;
-            - a name with parameters, ``{"simclr": {"strength": 0.5}}``; ``count`` asks for so many views, the name's
-              pipelines taken in turn: ``{"simclr": {"count": 4}}``;
-            - a list of transforms, ``[{"HorizontalFlip": {"p": 0.5}}, ...]``: two views by the same pipeline;
-            - a list of such lists, one per view, as :meth:`Views.to_config` writes it;
-            - :class:`Views`, returned as they are.
-        modality: ``"image"``, ``"vector"`` or ``"text"``.
-        shape: of one item, (C, H, W) or (F,); of texts, which have none, it is not looked at.
-        size: side, or (height, width), of named image views; the image's own by default.
-
-    Raises:
-        ValueError: an unknown name (the nearest is suggested), or views of another modality.
-    """
-    if modality not in _NAMED:
-        raise ValueError(f"modality must be 'image', 'vector' or 'text', got {modality!r}.")
-    if modality != "text" and len(shape) != (3 if modality == "image" else 1):
-        raise ValueError(f"shape must be {'(C, H, W)' if modality == 'image' else '(F,)'}, got {tuple(shape)}.")
-    views = _views(spec, modality, shape, size)
-    if views.modality not in (None, modality):
-        raise ValueError(f"views: these are for {views.modality}s, and the data are {modality}s; got {spec!r}.")
-    return views
-
-
-def _views(spec: Any, modality: str, shape: Sequence[int], size: Size | None) -> Views:
-    if isinstance(spec, Views):
-        return spec
-    if isinstance(spec, str):
-        return _named(_automatic(modality, shape) if spec == "auto" else spec, {}, modality, shape, size)
-    if isinstance(spec, Mapping) and len(spec) == 1:
-        [(name, parameters)] = spec.items()
-        name = _automatic(modality, shape) if name == "auto" else name
-        if name in TRANSFORMS:
-            return Views([Pipeline.from_config([spec])] * 2)
-        return _named(name, dict(parameters or {}), modality, shape, size)
-    if isinstance(spec, Sequence) and spec:
-        if all(isinstance(item, Sequence) and not isinstance(item, str) for item in spec):
-            return Views.from_config(spec)
-        return Views([Pipeline.from_config(spec)] * 2)
-    raise ValueError(
-        f"views must be 'auto', a name ({', '.join(names(modality))}), {{name: parameters}}, a list of transforms, "
-        f"a list of such lists, or Views; got {spec!r}."
-    )
-
-
-def _automatic(modality: str, shape: Sequence[int]) -> str:
-    if modality in ("vector", "text"):
-        return "scarf" if modality == "vector" else "eda"
-    return "digits" if shape[0] == 1 or min(shape[1:]) <= TINY else "simclr"
-
-
-def _named(name: str, parameters: dict[str, Any], modality: str, shape: Sequence[int], size: Size | None) -> Views:
-    if name in _ANY:
-        place: dict[str, Any] = {}
-    elif name not in _NAMED[modality]:
-        raise ValueError(f"views: unknown name {name!r} for {modality}s{nearest(name, ['auto', *names(modality)])}")
-    elif modality == "image":
-        chosen = parameters.pop("size", size)
-        place = {"size": _size(tuple(shape[1:]) if chosen is None else chosen), "channels": shape[0]}
-    else:
-        place = {}
-    count = parameters.pop("count", None)
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-        raise ValueError(f"views: expected a count of at least 1, got {count!r}.")
-    try:
-        made = {**_NAMED[modality], **_ANY}[name](**place, **parameters)
-        return made if count is None else Views(made.pipelines[i % made.n] for i in range(count))
-    except TypeError as error:
-        raise ValueError(f"views: {name} cannot take {parameters!r}: {error}.") from error
-
-
-def _size(size: Any) -> Size:
-    size = tuple(size) if isinstance(size, list) else size
-    if not is_size(size):
-        raise ValueError(f"size must be a positive whole number or two of them, got {size!r}.")
-    height, width = pair(size)
-    return height if height == width else (height, width)
 
 
 def _small(size: Size) -> bool:
