@@ -84,6 +84,24 @@ def test_swav_on_digits_has_small_crops_that_show_something():
     assert (crop.size, crop.scale) == ((6, 6), (0.3, 0.5)) or (crop.size, crop.scale) == (6, (0.3, 0.5))
 
 
+@pytest.mark.paper(48, "parity")
+def test_groco_has_the_figures_of_the_official_code():
+    views = resolve({"groco": {"local": 6}}, "image", (3, 224, 224))
+    assert views.sizes == [(224, 224)] * 2 + [(96, 96)] * 6
+    for index in range(8):
+        size, scale = (224, (0.14, 1.0)) if index < 2 else ((96, 96), (0.05, 0.14))
+        assert only(views, RandomResizedCrop, index) == RandomResizedCrop(size, scale, (3 / 4, 4 / 3))
+        assert only(views, HorizontalFlip, index).p == 0.5
+        assert only(views, ColorJitter, index) == ColorJitter(0.4, 0.4, 0.2, 0.1, p=0.8)
+        assert only(views, Grayscale, index).p == 0.2
+        assert only(views, GaussianBlur, index) == GaussianBlur((0.1, 2.0), p=(1.0, 0.1, *[0.5] * 6)[index])
+        assert (Solarize in kinds(views, index)) == (index == 1)
+    assert only(views, Solarize, 1) == Solarize(0.5, 0.2)
+    assert resolve("groco", "image", (3, 224, 224)).pipelines == views.pipelines[:2]
+    tiny = resolve({"groco": {"local": 3}}, "image", (1, 8, 8))
+    assert tiny == resolve({"swav": {"local": 3}}, "image", (1, 8, 8))
+
+
 def test_hallucinators_first_view_keeps_away_from_the_middle_and_its_second_does_not():
     views = resolve("hallucinator", "image", (3, 32, 32))
     box = (0.25, 0.25, 0.75, 0.75)

@@ -99,8 +99,8 @@ def fit(
         encoder_options: arguments of the encoder, e.g. widths; for a folder, pretrained=false takes its architecture
             with new weights.
         freeze: stages of the encoder, from the first, that stay as they are.
-        views: auto, the name of a pipeline (simclr, mocov2, byol, swav, adainf, digits, scarf, none), or lists of
-            transforms.
+        views: auto, the name of a pipeline (simclr, mocov2, byol, swav, groco, adainf, digits, scarf, none), or lists
+            of transforms.
         options: the method's own parameters, e.g. temperature.
         seed: of weights, order and views.
         labels: column, key or file of the labels where the data do not say.

@@ -16,6 +16,7 @@ _NAMED: dict[str, dict[str, Callable[..., Views]]] = {
         "mocov2": pipelines.mocov2,
         "byol": pipelines.byol,
         "swav": pipelines.swav,
+        "groco": pipelines.groco,
         "hallucinator": pipelines.hallucinator,
         "simclr_strong": pipelines.simclr_strong,
         "simclr_weak": pipelines.simclr_weak,

@@ -103,18 +103,44 @@ def swav(
         strength: of the colour distortion, as for :func:`simclr`.
         blur: whether half of the views are blurred; ``None``: above 32 pixels.
     """
-    tiny = max(pair(size)) <= TINY
-    sides = [max(2, side // 2) if tiny else max(8, 8 * round(side * 3 / 7 / 8)) for side in pair(size)]
-    local_size = (sides[0], sides[1]) if local_size is None else local_size
-    local_scale = local_scale or ((0.2, 0.4) if tiny else (0.05, 0.14))
-    if tiny:
-        crop = RandomResizedCrop(local_size, scale=local_scale, ratio=_ratio(local_size, (3 / 4, 4 / 3)))
-        return Views([*digits(size, channels).pipelines, *[Pipeline([crop, GaussianNoise(std=0.05)])] * local])
+    local_size, local_scale = _local(size, local_size, local_scale)
+    if max(pair(size)) <= TINY:
+        return _digits_and_crops(size, channels, local, local_size, local_scale)
     strength = (0.5 if _small(size) else 1.0) if strength is None else strength
     after = [*_color(channels, 0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength), *_blur(size, 0.5, blur)]
     large = Pipeline([*_crop(size, (0.14, 1.0)), *after])
     small = Pipeline([*_crop(local_size, local_scale), *after])
     return Views([large] * 2 + [small] * local)
+
+
+def groco(
+    size: Size,
+    channels: int = 3,
+    local: int = 0,
+    local_size: Size | None = None,
+    local_scale: Range | None = None,
+    blur: bool | None = None,
+) -> Views:
+    """GroCo's pair, and with ``local`` its multi-crop (Shvetsova et al. 2023; ``dino`` in the official code).
+
+    DINO's pair: BYOL's views, with large crops as in :func:`swav`; small ones have the same colours, and half of them
+    are blurred. The official runs are of this pair, of the pair twice (``count=4``), and with ``local=6``.
+
+    Up to 16 pixels the views are those of :func:`swav`, its small ones included.
+
+    Args:
+        size, channels, local_size, local_scale, blur: as for :func:`swav`; crops are the same, 14 to 100 % and 5 to
+            14 % of the image.
+        local: number of small views; 0.
+    """
+    local_size, local_scale = _local(size, local_size, local_scale)
+    if max(pair(size)) <= TINY:
+        return _digits_and_crops(size, channels, local, local_size, local_scale)
+    color = _color(channels, 0.4, 0.4, 0.2, 0.1)
+    large, small = [*_crop(size, (0.14, 1.0)), *color], [*_crop(local_size, local_scale), *color]
+    first = Pipeline([*large, *_blur(size, 1.0, blur)])
+    second = Pipeline([*large, *_blur(size, 0.1, blur), Solarize(threshold=0.5, p=0.2)])
+    return Views([first, second, *[Pipeline([*small, *_blur(size, 0.5, blur)])] * local])
 
 
 def hallucinator(
@@ -304,6 +330,20 @@ def none(size: Size, channels: int = 3) -> Views:
 def identity() -> Views:
     """One view, the vector or image as it is: for evaluation."""
     return Views([Pipeline()])
+
+
+def _local(size: Size, local_size: Size | None, local_scale: Range | None) -> tuple[Size, Range]:
+    """Size of multi-crop's small views and their share of the image, where they are not given."""
+    tiny = max(pair(size)) <= TINY
+    height, width = (max(2, side // 2) if tiny else max(8, 8 * round(side * 3 / 7 / 8)) for side in pair(size))
+    local_size = (height, width) if local_size is None else local_size
+    return local_size, local_scale or ((0.2, 0.4) if tiny else (0.05, 0.14))
+
+
+def _digits_and_crops(size: Size, channels: int, local: int, local_size: Size, local_scale: Range) -> Views:
+    """Multi-crop for tiny images."""
+    crop = RandomResizedCrop(local_size, scale=local_scale, ratio=_ratio(local_size, (3 / 4, 4 / 3)))
+    return Views([*digits(size, channels).pipelines, *[Pipeline([crop, GaussianNoise(std=0.05)])] * local])
 
 
 def _small(size: Size) -> bool:

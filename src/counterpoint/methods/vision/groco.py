@@ -17,8 +17,8 @@ class GroCo(Method):
     """Sort each image's similarities by a differentiable network; its other views must come out above its negatives.
 
     Args:
-        encoder, views, recipe: see :class:`~counterpoint.methods.base.Method`. Two views or more. The paper's pair is
-            ``views="byol"`` but for crops from 14 instead of 8 %; ``views="swav"`` has the crops of its multi-crop.
+        encoder, views, recipe: see :class:`~counterpoint.methods.base.Method`. Two views or more. The paper's pair
+            is ``views="groco"``, its four views ``{"groco": {"count": 4}}``, its multi-crop ``{"groco": {"local": 6}}``.
         negatives: k, hardest negatives of the anchor's own view; 10, the official code's.
         steepness: of the soft swaps; 1.
         stop_gradient: only through the anchor; the official default.
