@@ -41,7 +41,8 @@ class Project:
     def run(self, *arguments, record=True):
         command = [sys.executable, "-m", "pytest", "-q", "-p", "counterpoint.papers.evidence", "-p", "no:cacheprovider"]
         command += ["--rootdir=.", f"--evidence-file={self.evidence}", *(["--record-evidence"] if record else [])]
-        alone = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+        alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        alone |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
         command += arguments
         return subprocess.run(command, cwd=self.folder, env=alone, capture_output=True, text=True, timeout=60)
 
@@ -92,16 +93,17 @@ def test_an_error_in_a_fixture_is_a_failure(project):
     assert project.tests("B1", "trains") == {"test_a.py::test_training": "failed"}
 
 
-def test_removed_tests_are_forgotten_but_unselected_ones_are_not(project):
-    project.run()
+@pytest.mark.parametrize("processes", [(), ("-p", "xdist", "-n", "2")], ids=["one process", "two"])
+def test_removed_tests_are_forgotten_but_unselected_ones_are_not(project, processes):
+    project.run(*processes)
     project.write(TESTS.replace("[1, 2]", "[1]"))
-    project.run("test_a.py::test_figures[1]")
+    project.run(*processes, "test_a.py::test_figures[1]")
     assert len(project.tests("12", "parity")) == 2
-    project.run("-k", "training")
+    project.run(*processes, "-k", "training")
     assert list(project.tests("12", "parity")) == ["test_a.py::test_figures[1]"]
     (project.folder / "test_a.py").unlink()
     project.write("def test_other(): pass\n", "test_b.py")
-    project.run()
+    project.run(*processes)
     assert json.loads(project.evidence.read_text()) == {}
 
 

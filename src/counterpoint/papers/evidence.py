@@ -49,8 +49,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for mark in item.iter_markers("paper"):
             item.user_properties.append((PROPERTY, _read_mark(item, mark)))
+    collected = {item.nodeid for item in items}
     if recorder := config.pluginmanager.get_plugin("counterpoint-evidence"):
-        recorder.collected = {item.nodeid for item in items}
+        recorder.collected = collected
+    elif hasattr(config, "workeroutput"):
+        config.workeroutput[PROPERTY] = sorted(collected)
 
 
 def _read_mark(item: pytest.Item, mark: pytest.Mark) -> list[str]:
@@ -81,6 +84,11 @@ class Recorder:
             if name == PROPERTY and isinstance(value, list):
                 tests = self.outcomes.setdefault((value[0], value[1]), {})
                 tests[report.nodeid] = "failed" if report.failed or tests.get(report.nodeid) == "failed" else "passed"
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Where tests run in several processes (pytest-xdist), each of them collects all, and this one none."""
+        self.collected |= set(getattr(node, "workeroutput", {}).get(PROPERTY, ()))
 
     def pytest_sessionfinish(self) -> None:
         """Merge and write, atomically."""

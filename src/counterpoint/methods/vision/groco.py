@@ -18,7 +18,8 @@ class GroCo(Method):
 
     Args:
         encoder, views, recipe: see :class:`~counterpoint.methods.base.Method`. Two views or more. The paper's pair
-            is ``views="groco"``, its four views ``{"groco": {"count": 4}}``, its multi-crop ``{"groco": {"local": 6}}``.
+            is ``views="groco"``, its four views ``{"groco": {"count": 4}}``, its multi-crop
+            ``{"groco": {"local": 6}}``.
         negatives: k, hardest negatives of the anchor's own view; 10, the official code's.
         steepness: of the soft swaps; 1.
         stop_gradient: only through the anchor; the official default.
