@@ -30,7 +30,7 @@ def nearest(
         keys: (M, D); ``None`` means the queries themselves.
         k: how many, at least 1.
         exclude, exclude_keys: as for :func:`~counterpoint.pairwise.log_partition`.
-        ordered: ``False`` gives the same k in any order, which takes two fifths less time where k is large.
+        ordered: ``False`` gives the same k in any order, which takes a third less time where k is large.
         half: compute the scores in bfloat16, as autocast would, in half the time: those of unit vectors are off by up
             to 0.008, and so is the border between what is found and what is not.
 
