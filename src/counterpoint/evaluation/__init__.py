@@ -5,7 +5,8 @@
 
 Ways to look at embeddings: by their neighbours (:mod:`~counterpoint.evaluation.neighbours`), through linear
 probes (:mod:`~counterpoint.evaluation.probes`), by the clusters they form
-(:mod:`~counterpoint.evaluation.clustering`), where the target is a number by regressions
+(:mod:`~counterpoint.evaluation.clustering`), by how they serve the worst of several groups
+(:mod:`~counterpoint.evaluation.groups`), where the target is a number by regressions
 (:mod:`~counterpoint.evaluation.regression`) and, with no labels at all, by their geometry
 (:mod:`~counterpoint.evaluation.geometry`). :func:`evaluate` does all of it; of a space that several modalities share
 :func:`evaluate_modalities` also says how well one finds the other, and :func:`modality_gap` how far apart they lie;
@@ -46,6 +47,7 @@ from counterpoint.evaluation.geometry import (
     tolerance,
     uniformity,
 )
+from counterpoint.evaluation.groups import GroupScores, group_accuracy, retrain_last_layer
 from counterpoint.evaluation.metrics import (
     DESCRIPTIONS,
     HIGHER_IS_BETTER,
@@ -78,6 +80,7 @@ __all__ = [
     "Difference",
     "Embeddings",
     "Evaluation",
+    "GroupScores",
     "ModalityGap",
     "PairAccuracy",
     "Probe",
@@ -110,6 +113,7 @@ __all__ = [
     "few_label_probe",
     "few_target_ridge",
     "frechet",
+    "group_accuracy",
     "higher_is_better",
     "holm",
     "inequality",
@@ -127,6 +131,7 @@ __all__ = [
     "order_agreement",
     "pair_accuracy",
     "population_loss",
+    "retrain_last_layer",
     "retrieval",
     "ridge",
     "scatter",
