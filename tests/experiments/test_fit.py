@@ -140,6 +140,7 @@ STATEFUL = {  # what else than weights must come back: queues, teachers, prototy
     "feature_transformation": {"queue_size": 32},
     "hallucinator_moco": {"queue_size": 32},
     "hard_contrastive": {"queue_size": 32},
+    "hard_contrastive_bank": {},
     "hydra": {"gate_kind": "gumbel", "gate_embed": 16, "gate_hidden": 16},
     "mochi": {"queue_size": 32, "oracle": True},
     "nnclr": {},

@@ -208,6 +208,23 @@ def test_values_and_gradients_of_the_equation(form, kept, monkeypatch):
         torch.testing.assert_close(*gradients, **close)
 
 
+@pytest.mark.parametrize("kept", [{"count": 3}, {"fraction": 0.5}, {"fraction": 1}])
+@pytest.mark.parametrize("temperature", [0.2, None])
+def test_rows_of_the_own_item_in_a_bank_are_no_negatives(kept, temperature):
+    """Each query against the bank without its item's rows, as if it were alone; items stand in any order."""
+    z1, z2, bank = made(4, 5).requires_grad_(), made(4, 5, seed=1), made(11, 5, seed=2)
+    items, held = torch.tensor([7, 2, 9, 5]), torch.tensor([9, 3, 2, 8, 7, 1, 5, 0, 4, 6, 11])
+    bank[held == 2] = 5 * z1[1].detach()  # the nearest there can be, and not to be taken
+    made_by = {"reduction": "none", **kept}
+    loss = HardContrastive(temperature, **made_by) if temperature else SimpleContrastive(**made_by)
+    found = loss(z1, z2, bank, items, held)
+    alone = torch.cat([loss(z1[i : i + 1], z2[i : i + 1], bank[held != items[i]]) for i in range(4)])
+    torch.testing.assert_close(found, alone, **close)
+    for a, b in zip(*(torch.autograd.grad(value.sum(), z1) for value in (found, alone)), strict=True):
+        torch.testing.assert_close(a, b, **close)
+    assert not torch.isclose(found[1], loss(z1, z2, bank)[1])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_selection_that_no_rounding_upsets(dtype):
     """More rows than a tile has: the last one kept is found again though its score is rounded elsewhere."""
@@ -335,6 +352,11 @@ def test_refusals(kind):
         (lambda: loss(z, z, z[:, :2]), r"negatives: expected \(K, 3\), got \(4, 2\)"),
         (lambda: loss(z, z, z[:0]), "negatives: expected at least 1 row"),
         (lambda: loss(z, z, z / 0), "negatives: .* NaN or infinite"),
+        (lambda: loss(z, z, z, torch.arange(4)), "exclude, exclude_keys: expected both"),
+        (lambda: loss(z, z, None, torch.arange(4), torch.arange(4)), "exclude, exclude_keys: expected both"),
+        (lambda: loss(z, z, z, torch.arange(3), torch.arange(4)), r"exclude: expected \(4,\) integers"),
+        (lambda: loss(z, z, z, torch.arange(4), torch.rand(4)), r"exclude_keys: expected \(4,\) integers"),
+        (lambda: loss(z, z, z, torch.arange(4), torch.zeros(4).long()), "negatives: expected a row of another item"),
         (lambda: kind(fraction=0), "fraction: expected"),
         (lambda: kind(fraction=1.1), "fraction: expected"),
         (lambda: kind(fraction=math.nan), "fraction: expected"),

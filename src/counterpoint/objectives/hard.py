@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from counterpoint.objectives.inputs import embeddings, known_reduction, normalize, positive, reduce
-from counterpoint.pairwise import gather, log_partition, nearest, pair_sum
+from counterpoint.pairwise import gather, gather_labels, log_partition, nearest, pair_sum
 
 _BLOCK = 1 << 19  # scores and positions kept at a time while thresholds are looked for: 6 MB
 
@@ -26,6 +26,7 @@ class _Pairs(NamedTuple):
     keys: Tensor | None  # None: the queries themselves
     exclude: Tensor | None  # item of each query and key: an anchor's own item is not among its negatives
     negatives: int  # how many are left for each anchor
+    exclude_keys: Tensor | None = None  # of the keys, where they are not the queries' items in the same order
 
 
 class _Selective(nn.Module):
@@ -42,20 +43,46 @@ class _Selective(nn.Module):
         self.fraction, self.count, self.candidates = fraction, count, candidates
         self.reduction = known_reduction(reduction)
 
-    def _pairs(self, z1: Tensor, z2: Tensor, negatives: Tensor | None) -> _Pairs:
+    def _pairs(
+        self,
+        z1: Tensor,
+        z2: Tensor,
+        negatives: Tensor | None,
+        exclude: Tensor | None = None,
+        exclude_keys: Tensor | None = None,
+    ) -> _Pairs:
+        given = (negatives is not None, exclude is not None, exclude_keys is not None)
+        if given[1] != given[2] or given[1] > given[0]:
+            raise ValueError("exclude, exclude_keys: expected both, of negatives that are given, or neither")
         z1, z2 = (gather(normalize(z)) for z in embeddings(z1=z1, z2=z2))
         attraction = (z1 * z2).sum(1)
         if negatives is not None:
             (negatives,) = embeddings(negatives=negatives)
             if negatives.shape[1:] != z1.shape[1:]:
                 raise ValueError(f"negatives: expected (K, {z1.shape[1]}), got {tuple(negatives.shape)}")
-            return _Pairs(z1, attraction, normalize(negatives), None, len(negatives))
+            if exclude is None or exclude_keys is None:
+                return _Pairs(z1, attraction, normalize(negatives), None, len(negatives))
+            return self._of_others(z1, attraction, normalize(negatives), exclude, exclude_keys)
         if len(z1) < 2:
             raise ValueError("z1: expected at least 2 rows, since with 1 there are no negatives")
         item = torch.arange(len(z1), device=z1.device)
         if self.candidates == "other":
             return _Pairs(z1, attraction, z2, item, len(z1) - 1)
         return _Pairs(torch.cat([z1, z2]), attraction.repeat(2), None, item.repeat(2), 2 * len(z1) - 2)
+
+    def _of_others(self, z1: Tensor, attraction: Tensor, keys: Tensor, exclude: Tensor, exclude_keys: Tensor) -> _Pairs:
+        """Against a bank in which an anchor's own item has rows."""
+        own = gather_labels(exclude)
+        assert own is not None
+        for name, groups, rows in (("exclude", own, z1), ("exclude_keys", exclude_keys, keys)):
+            if groups.shape != rows.shape[:1] or groups.is_floating_point():
+                raise ValueError(f"{name}: expected ({len(rows)},) integers, got {tuple(groups.shape)} {groups.dtype}")
+        ordered = exclude_keys.sort()[0]
+        mine = torch.searchsorted(ordered, own, right=True) - torch.searchsorted(ordered, own)
+        left = len(keys) - int(mine.max())
+        if left < 1:
+            raise ValueError("negatives: expected a row of another item for each query, and some have none")
+        return _Pairs(z1, attraction, keys, own, left, exclude_keys)
 
     def _kept(self, negatives: int) -> int:
         """How many of so many negatives are meant to count; more do where some are equally hard."""
@@ -69,11 +96,12 @@ class _Selective(nn.Module):
         block here is: without that the last negative, or one of several equal ones, could fall out by chance.
         """
         own = pairs.queries if pairs.keys is None else pairs.keys
+        items = pairs.exclude if pairs.exclude_keys is None else pairs.exclude_keys
         # made here, since small tensors that stay between large ones that go keep glibc from using their room again
         found = pairs.queries.new_empty(len(pairs.queries), 2)
         for rows in torch.arange(len(pairs.queries), device=own.device).split(max(1, _BLOCK // kept)):
             some = None if pairs.exclude is None else pairs.exclude[rows]
-            scores, _ = nearest(pairs.queries[rows], own, kept, exclude=some, exclude_keys=pairs.exclude)
+            scores, _ = nearest(pairs.queries[rows], own, kept, exclude=some, exclude_keys=items)
             found[rows[0] : rows[-1] + 1] = scores[:, [0, -1]]
         largest, threshold = found.unbind(1)
         return largest, threshold - 16 * torch.finfo(threshold.dtype).eps
@@ -103,6 +131,8 @@ class HardContrastive(_Selective):
     Shapes:
         ``loss(z1, z2)``: both (B, D), raw, B >= 2 over all processes; or, against a bank, ``loss(z1, z2, negatives)``
         with queries ``z1`` and their keys ``z2`` (B, D), and negatives (K, D) raw, among which no query's own key is.
+        With ``loss(z1, z2, negatives, exclude, exclude_keys)`` it may be: these are the items, integers, of the queries
+        (B,) and of the bank (K,), and the rows of its own item are no negatives of a query.
         Memory O((B + K) D): the thresholds are found in blocks, the sums taken in tiles.
 
     Raises:
@@ -127,8 +157,15 @@ class HardContrastive(_Selective):
         positive(temperature=temperature)
         self.temperature = temperature
 
-    def forward(self, z1: Tensor, z2: Tensor, negatives: Tensor | None = None) -> Tensor:
-        pairs = self._pairs(z1, z2, negatives)
+    def forward(
+        self,
+        z1: Tensor,
+        z2: Tensor,
+        negatives: Tensor | None = None,
+        exclude: Tensor | None = None,
+        exclude_keys: Tensor | None = None,
+    ) -> Tensor:
+        pairs = self._pairs(z1, z2, negatives, exclude, exclude_keys)
         attraction = pairs.attraction / self.temperature
         return reduce(torch.logaddexp(self._log_partition(pairs), attraction) - attraction, self.reduction)
 
@@ -136,14 +173,18 @@ class HardContrastive(_Selective):
         """Over the negatives that are kept."""
         kept, scale = self._kept(pairs.negatives), 1 / self.temperature
         if kept == pairs.negatives:
-            return log_partition(pairs.queries, pairs.keys, scale=scale, exclude=pairs.exclude)
+            return log_partition(
+                pairs.queries, pairs.keys, scale=scale, exclude=pairs.exclude, exclude_keys=pairs.exclude_keys
+            )
 
         def term(s: Tensor, largest: Tensor, threshold: Tensor) -> Tensor:
             # no kept score is above the largest; the bound is for pairs left out, whose infinity would spoil gradients
             return torch.where(s >= threshold, torch.exp(((s - largest) * scale).clamp(max=20)), 0.0)
 
         rows = self._hardest(pairs, kept)
-        total = pair_sum(term, pairs.queries, pairs.keys, rows=rows, exclude=pairs.exclude)
+        total = pair_sum(
+            term, pairs.queries, pairs.keys, rows=rows, exclude=pairs.exclude, exclude_keys=pairs.exclude_keys
+        )
         # the hardest adds 1, but for rounding at temperatures that are as small as it
         return rows[0] * scale + total.clamp(min=torch.finfo(total.dtype).tiny).log()
 
@@ -165,7 +206,7 @@ class SimpleContrastive(_Selective):
         count, candidates, reduction: as in :class:`HardContrastive`.
 
     Shapes:
-        as in :class:`HardContrastive`: ``loss(z1, z2)`` or ``loss(z1, z2, negatives)``.
+        as in :class:`HardContrastive`: ``loss(z1, z2)`` or ``loss(z1, z2, negatives)``, items as there.
 
     Raises:
         ValueError: on B = 1 without a bank, shapes that differ, non-finite values, a negative lambda, nothing kept.
@@ -188,8 +229,15 @@ class SimpleContrastive(_Selective):
             raise ValueError(f"lambda_: expected a finite number of at least 0, got {lambda_}")
         self.lambda_ = lambda_
 
-    def forward(self, z1: Tensor, z2: Tensor, negatives: Tensor | None = None) -> Tensor:
-        pairs = self._pairs(z1, z2, negatives)
+    def forward(
+        self,
+        z1: Tensor,
+        z2: Tensor,
+        negatives: Tensor | None = None,
+        exclude: Tensor | None = None,
+        exclude_keys: Tensor | None = None,
+    ) -> Tensor:
+        pairs = self._pairs(z1, z2, negatives, exclude, exclude_keys)
         kept = self._kept(pairs.negatives)
         weight = 1 / kept if self.lambda_ is None else self.lambda_
         if kept == pairs.negatives:
@@ -202,6 +250,7 @@ class SimpleContrastive(_Selective):
             pairs.keys,
             rows=(threshold,),
             exclude=pairs.exclude,
+            exclude_keys=pairs.exclude_keys,
         )
         return reduce(weight * repulsion - pairs.attraction, self.reduction)
 

@@ -25,7 +25,8 @@ class HardContrastive(Method):
         fraction: of an anchor's negatives that are kept: 0.0819, the paper's for CIFAR; 1 is SimCLR (or MoCo).
         count: kept negatives as a number, in place of ``fraction``.
         queue_size: K; 0 takes the negatives from the batch, as SimCLR, else they are the last K keys of a slowly moving
-            teacher, as in MoCo. The paper keeps a memory bank, one past embedding of each training image.
+            teacher, as in MoCo. The paper keeps a memory bank of all training images: that is
+            :class:`~counterpoint.methods.vision.hard_contrastive_bank.HardContrastiveBank`.
         momentum: of the teacher, 0.99 as in :class:`~counterpoint.methods.vision.moco.MoCo`; without a queue unused.
         dim: D of the projection, 128; its hidden layer is as wide as the features (SimCLR's; the paper does not say).
 
