@@ -78,6 +78,7 @@ def test_a_run_is_better_than_guessing_and_the_answers_are_those_of_its_vectors(
         assert row["category"] == tests.set_index("pair")["differs"][name].iloc[0]
     page = (run.folder / "pairs.html").read_text()
     assert "more left" in page
+    assert "--category differs" in page
     assert page.count("<img") == 2 * 24
 
 
@@ -104,6 +105,18 @@ def test_pairs_that_are_not_whole(made, tmp_path):
     assert "p1" not in found.names
     assert len(found.names) == 58
     assert found.notes == ["3 of 61 pairs are left out: an image or a text of theirs is missing."]
+
+
+def test_an_image_that_cannot_be_read_leaves_its_pair_out(made, tmp_path):
+    _, run, tests = made
+    broken = tests.copy()
+    broken.at[broken.index[1], "photo"] = b"no picture"
+    broken.to_parquet(tmp_path / "broken.parquet")
+    found = pairs(str(tmp_path / "broken.parquet"), str(run.folder), str(tmp_path), category="differs", report=False)
+    assert len(found.names) == 59
+    assert "p0" not in found.names
+    assert found.notes == ["1 of 60 pairs are left out: an image or a text of theirs is missing."]
+    assert list(found.accuracy.categories) == [tests.set_index("pair")["differs"][name].iloc[0] for name in found.names]
 
 
 def test_what_it_refuses(made, tmp_path):

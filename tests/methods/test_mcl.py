@@ -212,6 +212,23 @@ def test_all_stages_are_kept_or_one(tmp_path):
     np.testing.assert_allclose(np.asarray(found[0].values).sum(1), 1, rtol=1e-5)
 
 
+def test_a_first_stage_that_is_given(tmp_path):
+    """All epochs are of the later stages, which begin from its weights; a run of SimCLR, or a stage kept alone."""
+    plain = fit(tmp_path, "plain", "simclr", 1)
+    options = {"first": "given", "space": "features", "clusters": 4}
+    settings = {name: value for name, value in QUICK.items() if name != "encoder_options"}
+    for number, start in enumerate((plain, fit(tmp_path, "one", epochs=2, clusters=4, stage=0))):
+        run = cp.fit(
+            "digits", "mcl", out=str(tmp_path / f"on{number}"), epochs=2, encoder=str(start.folder), options=options,
+            **settings,
+        )  # fmt: skip
+        assert [row["groups"] for row in run.metrics] == [4, 4]
+        assert same(member(run, 0), weights(plain) if number == 0 else member(start, 0))
+        assert not same(member(run, 1), member(run, 0))
+    with pytest.raises(ValueError, match=r"^space: expected 'features' where the first stage is given"):
+        make(first="given")
+
+
 def test_features_of_length_one(tmp_path):
     run = fit(tmp_path, clusters=4, normalize_each=True)
     h = run.encoder().embed(torch.rand(5, 1, 8, 8)).view(5, 2, 16)

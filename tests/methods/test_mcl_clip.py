@@ -225,6 +225,17 @@ def test_a_first_stage_that_is_given(tmp_path):
         MCLCLIP(clip.encoder(), items=9, first="given", stages=1)
 
 
+def test_a_stage_that_was_kept_alone_is_trained_on(tmp_path):
+    one = fit(tmp_path, "one", clusters=3, epochs=2, stage=1)
+    options = {"first": "given", "clusters": 3}
+    run = cp.fit(
+        halves(), "mcl_clip", out=str(tmp_path / "on"), epochs=1, encoder=str(one.folder), options=options, **QUICK
+    )
+    assert run.encoder().stages == 2
+    assert same(member(run, 0), member(one, 0))
+    assert not same(member(run, 1), member(one, 0))
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_stages_that_are_trained_share_the_epochs():
     encoder = towers("a", "b", dim=4)

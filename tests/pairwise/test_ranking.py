@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from counterpoint.pairwise import nearest, ranking
+from counterpoint.pairwise import nearest
 
 
 def data(n=9, m=13, d=4):
@@ -57,52 +57,6 @@ def test_in_any_order_they_are_the_same():
         assert torch.equal(where.sort(1).values, index.sort(1).values)
     with pytest.raises(ValueError, match=r"^k: expected at most 33"):
         nearest(queries, keys, 34, **options, ordered=False)
-
-
-def hard_case(name):
-    """Rows (20, 8192) of scores, as a table of keys that one-hot queries pick out."""
-    made = torch.Generator().manual_seed(3)
-    x = torch.randn(20, 8192, generator=made)
-    if name == "every sixteenth is large":  # the bound that is guessed is far too high
-        x[:, ::16] += 20
-    if name == "every sixteenth is small":  # and far too low
-        x[:, ::16] -= 20
-    if name == "rising":
-        x = x.sort(1).values
-    if name == "many equal":
-        x = x.round()
-    if name == "all equal":
-        x = torch.ones_like(x)
-    if name == "few are left":
-        x[:, 700:] = float("-inf")
-    return x
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "plain",
-        "every sixteenth is large",
-        "every sixteenth is small",
-        "rising",
-        "many equal",
-        "all equal",
-        "few are left",
-    ],
-)
-def test_many_are_found_among_few(name, monkeypatch):
-    x = hard_case(name)
-    left = torch.zeros(20, dtype=torch.int64), torch.isinf(x[0]).long() - 1  # what is infinite is left out
-    keys = x.masked_fill(torch.isinf(x), 0).T
-    tried, among = [], ranking._among_few
-    monkeypatch.setattr(ranking, "_among_few", lambda *a: tried.append(among(*a)) or tried[-1])
-    for k in (300, 512):
-        values, index = nearest(torch.eye(20), keys, k, exclude=left[0], exclude_keys=left[1], ordered=False)
-        assert torch.equal(values.sort(1, descending=True).values, x.topk(k, 1).values)
-        assert torch.equal(x.gather(1, index), values)
-        assert all(len(set(row)) == k for row in index.tolist())
-    quick = {found is not None for found in tried}
-    assert quick == ({True, False} if name == "few are left" else {name in ("plain", "rising", "many equal")})
 
 
 def test_half_precision_where_asked_for():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,9 @@ def pairs(
         shown = _examples(found)
         pictures = np.stack([read[0][places[shown, k]][names[0]].permute(0, 2, 3, 1).numpy() for k in (0, 1)], 1)
         texts = [read[0].subset(places[shown, k]).texts(names[1]) for k in (0, 1)]  # type: ignore[attr-defined]
-        command = f"counterpoint pairs {data} {run}"
+        told = {"out": out, "pair": pair, "category": category, "image": image, "text": text, "root": root}
+        asked = [f"--{name} {shlex.quote(value)}" for name, value in told.items() if value is not None]
+        command = " ".join(["counterpoint pairs", shlex.quote(str(data)), shlex.quote(str(run)), *asked])
         page = pairs_page(value, rows, shown.tolist(), pictures, list(zip(*texts, strict=True)), command)
         write(written[1], page)
     return Pairs(found, titles, notes, written[1] if report else None)

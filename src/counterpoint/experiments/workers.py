@@ -68,20 +68,19 @@ def process_pool(width: int, prepare: Callable[[], Any] | None = None) -> Iterat
 
 
 def _start(threads: int, prepare: Callable[[], Any] | None) -> None:
-    """Ask Linux to end this worker when the process that started it dies, even by kill -9; then prepare."""
+    """Ask Linux to end this worker when the process that started it dies, even by kill -9; share the cores; prepare."""
     import contextlib
     import ctypes
     import os
     import signal
 
-    import torch
-
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # of processes that it starts
-    torch.set_num_threads(threads)
-
     pr_set_pdeathsig = 1  # linux/prctl.h
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").prctl(pr_set_pdeathsig, signal.SIGKILL)
+    import torch  # takes seconds, in which the other process may die
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # of processes that it starts
+    torch.set_num_threads(threads)
     if prepare is not None:
         prepare()
 

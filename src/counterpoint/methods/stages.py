@@ -79,7 +79,7 @@ class Staged(Method):
         Args:
             how: the stages go.
             items: of the data set.
-            reached: stages of the encoder that are trained already; above 0 it is to be used on, not trained.
+            reached: the number of the encoder's last stage; above 0 it is to be used, not trained.
         """
         positive(items=items)
         self.how = how

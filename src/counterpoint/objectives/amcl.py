@@ -182,14 +182,13 @@ class AMCL(nn.Module):
             raise ValueError(
                 "temperature: expected a module that holds what is learned, for the sum over all negatives"
             )
-        with torch.autocast(anchors.device.type, enabled=False):
-            found: Tensor = _Smooth.apply(self._block, items, anchors, keys, *learned)
+        found: Tensor = _Smooth.apply(self._block, items, anchors, keys, *learned)
         return found
 
     def _block(self, anchors: Tensor, keys: Tensor, own: Tensor | None, items: Tensor | None) -> Tensor:
-        scores = self._score(
-            anchors @ keys.transpose(1, 2), self.temperature(anchors[:, :, None], keys[:, None]), anchors
-        )
+        with torch.autocast(anchors.device.type, enabled=False):
+            similarity = anchors @ keys.transpose(1, 2)
+        scores = self._score(similarity, self.temperature(anchors[:, :, None], keys[:, None]), anchors)
         if own is not None and items is not None:
             scores = scores.masked_fill(own[:, None] == items, -torch.inf)
         return scores.logsumexp(2)

@@ -105,7 +105,7 @@ class MCLCLIP(Staged, Multimodal):
         self.scale = LogitScale(1 / temperature, largest=max(100.0, 1 / temperature), learn=learn_temperature)
         if first == "given":
             self.recall(encoder.extra)
-        self.begin(how, items, self.staged.stages if done else 0)
+        self.begin(how, items, self.reached)
 
     @property
     def staged(self) -> StagedEncoder:

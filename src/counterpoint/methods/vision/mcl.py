@@ -122,7 +122,7 @@ class MCL(Staged):
         self._set_heads([make_head("mlp", member.features, dim) for member in members])
         self.objective = GroupNTXent(temperature)
         self.normalize_each = normalize_each
-        self.begin(how, items, len(members) if done else 0)
+        self.begin(how, items, len(members) - 1)
 
     @property
     def reached(self) -> int:
