@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counterpoint.evaluation import difference, holm, interval, leaderboard
+from counterpoint.evaluation import difference, holm, interval, leaderboard, share_interval
 
 
 def layout(generator, seeds, items, seed=0.02, item=0.3, rest=0.3):
@@ -185,3 +185,16 @@ def test_results_are_never_nan(seeds, items, seed, levels):
         if row.difference is not None:
             assert 0 <= row.difference.p <= 1
             assert row.tied == (row.rank == 1)
+
+
+def test_a_share_has_an_interval_at_its_ends_too():
+    """Wilson's: (p + z^2/2n -+ z sqrt(p (1-p)/n + z^2/4n^2)) / (1 + z^2/n)."""
+    z = 1.959963984540054
+    for right, n in ((0, 10), (3, 10), (10, 10), (1, 1), (170, 400)):
+        p, half = right / n, z * np.sqrt(right / n * (1 - right / n) / n + z**2 / (4 * n**2))
+        wanted = [(p + z**2 / (2 * n) + sign * half) / (1 + z**2 / n) for sign in (-1, 1)]
+        found = share_interval([1.0] * right + [0.0] * (n - right))
+        assert found == pytest.approx(wanted, abs=1e-9)
+        assert found[0] < found[1]
+    with pytest.raises(ValueError, match=r"^right: expected at least one item"):
+        share_interval([])

@@ -63,7 +63,15 @@ from counterpoint.evaluation.neighbours import knn, retrieval, top_k
 from counterpoint.evaluation.pairs import PairAccuracy, pair_accuracy
 from counterpoint.evaluation.probes import Probe, few_label_probe, linear_probe
 from counterpoint.evaluation.regression import few_target_ridge, knn_regression, order_agreement, ridge
-from counterpoint.evaluation.significance import Difference, Row, difference, holm, interval, leaderboard
+from counterpoint.evaluation.significance import (
+    Difference,
+    Row,
+    difference,
+    holm,
+    interval,
+    leaderboard,
+    share_interval,
+)
 from counterpoint.evaluation.zero_shot import ZeroShot, class_ranks, zero_shot_scores
 
 __all__ = [
@@ -135,6 +143,7 @@ __all__ = [
     "retrieval",
     "ridge",
     "scatter",
+    "share_interval",
     "spectrum",
     "token_accuracy",
     "tolerance",

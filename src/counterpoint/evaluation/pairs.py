@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from counterpoint.evaluation.embeddings import unit_rows
+from counterpoint.evaluation.significance import share_interval
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,6 @@ def pair_accuracy(images: Any, statements: Any, categories: Sequence[Any] | None
 
     Relations: :func:`~counterpoint.evaluation.compositional` has one image and two texts.
     """
-    from scipy.stats import binomtest
-
     x, t = np.asarray(images), np.asarray(statements)
     for name, values in (("images", x), ("statements", t)):
         if values.ndim != 3 or values.shape[1] != 2 or not len(values):
@@ -82,5 +81,4 @@ def pair_accuracy(images: Any, statements: Any, categories: Sequence[Any] | None
         if names.shape != right.shape:
             raise ValueError(f"categories: expected {len(right)} names, got {len(names)}")
         scores |= {f"pairs:{name}": float(right[names == name].mean()) for name in sorted(set(names))}
-    span = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
-    return PairAccuracy(scores, float(span.low), float(span.high), margins.astype(np.float32), names)
+    return PairAccuracy(scores, *share_interval(right), margins.astype(np.float32), names)

@@ -96,6 +96,27 @@ def interval(scores: np.ndarray | Sequence[float], confidence: float = 0.95) -> 
     return _interval(scores, confidence)
 
 
+def share_interval(right: np.ndarray | Sequence[bool], confidence: float = 0.95) -> tuple[float, float]:
+    """Where a share lies of which N independent items tell, Wilson's interval: as wide as it should be at 0 and 1 too.
+
+    Args:
+        right: (N,) whether each item counts; a number above 1/2 does.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: no item.
+
+    Relations: :func:`interval` is for scores over several seeds, or of items that are no yes or no.
+    """
+    from scipy.stats import binomtest
+
+    counts = np.asarray(right, np.float64).reshape(-1) > 0.5
+    if not counts.size:
+        raise ValueError("right: expected at least one item")
+    found = binomtest(int(counts.sum()), counts.size).proportion_ci(confidence, method="wilson")
+    return float(found.low), float(found.high)
+
+
 def difference(
     a: np.ndarray | Sequence[float], b: np.ndarray | Sequence[float], confidence: float = 0.95
 ) -> Difference:

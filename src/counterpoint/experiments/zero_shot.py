@@ -133,7 +133,7 @@ def _row(
     """What the table says of a set."""
     import numpy as np
 
-    from counterpoint.evaluation import interval, zero_shot_scores
+    from counterpoint.evaluation import share_interval, zero_shot_scores
     from counterpoint.experiments.preparing import load_for_towers
     from counterpoint.experiments.towers import sentence_vectors
 
@@ -153,10 +153,10 @@ def _row(
         dataset.labels[judged],
         sentence_vectors(method, text, classes, prompts),
     )
-    of = interval(found.right[None])
+    low, high = share_interval(found.right)
     scores = {key: found.scores.get(key) for key in SCORES}
     about = {"set": name, "items": int(judged.sum()), "classes": len(classes), "chance": 1 / len(classes)}
-    return {**about, **scores, "low": max(0.0, of.low), "high": min(1.0, of.high)}
+    return {**about, **scores, "low": low, "high": high}
 
 
 def _vectors(method: Any, dataset: Any, seen: str, indices: Any, batch_size: int) -> Any:
