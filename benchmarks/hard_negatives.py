@@ -3,8 +3,9 @@
     python benchmarks/hard_negatives.py
     python benchmarks/hard_negatives.py --rounds 2 --steps 1
 
-A step is forward, backward, optimiser and teacher of a small ConvNet (32, 64, 128 and 256 channels) on random images of
-32x32, two ready-made views of each, so that making views is left out. Sides:
+A step is forward, backward, optimiser and teacher of an encoder on random images of 32x32, two ready-made views of
+each, so that making views is left out. Encoders: a small ConvNet (32, 64, 128 and 256 channels), about as little
+work as an encoder can be and thus the hardest case, and a ResNet-18. Sides, of which the ResNet has the first two:
 
 * *moco*: plain MoCo v2;
 * *mochi*: 1,024 hardest keys, 1,024 mixtures of two, 128 of one with the query; scores are had without the points;
@@ -12,9 +13,10 @@ A step is forward, backward, optimiser and teacher of a small ConvNet (32, 64, 1
 * *feature transformation*: the authors' recommended setting;
 * *moco, watched*: plain MoCo whose scores are kept for the curves of the report.
 
-They run in turns in one process: each round times so many steps of every side, one side after the other. Overheads are
-medians over the rounds of a side's time against that of plain MoCo in the same round. In float32 and in bfloat16
-autocast, in which the encoder is faster and the same work therefore a larger share.
+They run in turns in one process: each round times so many steps of every side, one side after the other (of the ResNet
+a third as many rounds, of one step). Overheads are medians over the rounds of a side's time against that of plain MoCo
+in the same round. In float32 and in bfloat16 autocast, in which the encoder is faster and the same work therefore a
+larger share.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from counterpoint.mining import draw_mixtures
 
 BATCH, QUEUE, DIM, SIDE = 256, 16_384, 128, 32
 COUNTS = (1024, 1024, 128)
+ENCODERS = ("convnet", "resnet18")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -51,10 +54,12 @@ class Points(MoCHi):
         return self.objective(queries, keys, bank, points)
 
 
-def step_of(kind: type[MoCo], precision: str, watched: bool = False, **options: object) -> Callable[[], None]:
+def step_of(
+    kind: type[MoCo], encoder: str, precision: str, watched: bool = False, **options: object
+) -> Callable[[], None]:
     """A function that trains one step."""
     torch.manual_seed(0)
-    method = kind(build("convnet", (3, SIDE, SIDE)), queue_size=QUEUE, dim=DIM, **options)
+    method = kind(build(encoder, (3, SIDE, SIDE)), queue_size=QUEUE, dim=DIM, **options)
     method.to(memory_format=torch.channels_last)
     views = [torch.rand(BATCH, 3, SIDE, SIDE).to(memory_format=torch.channels_last) for _ in range(2)]
     optimizer, _ = method.recipe.optimizers(method, 1000)
@@ -72,20 +77,26 @@ def step_of(kind: type[MoCo], precision: str, watched: bool = False, **options: 
     return step
 
 
-def sides(precision: str) -> dict[str, Callable[[], None]]:
+def sides(encoder: str, precision: str) -> dict[str, Callable[[], None]]:
     counts = dict(zip(("n_hard", "n_pair", "n_query"), COUNTS, strict=True))
-    return {
-        "moco": step_of(MoCo, precision),
-        "mochi": step_of(MoCHi, precision, warmup=0.0, **counts),
-        "mochi, points": step_of(Points, precision, warmup=0.0, **counts),
-        "feature transformation": step_of(FeatureTransformation, precision),
-        "moco, watched": step_of(MoCo, precision, watched=True),
+    both = {
+        "moco": step_of(MoCo, encoder, precision),
+        "mochi": step_of(MoCHi, encoder, precision, warmup=0.0, **counts),
+    }
+    if encoder != "convnet":
+        return both
+    return both | {
+        "mochi, points": step_of(Points, encoder, precision, warmup=0.0, **counts),
+        "feature transformation": step_of(FeatureTransformation, encoder, precision),
+        "moco, watched": step_of(MoCo, encoder, precision, watched=True),
     }
 
 
-def measure(precision: str, rounds: int, steps: int) -> dict[str, list[float]]:
+def measure(encoder: str, precision: str, rounds: int, steps: int) -> dict[str, list[float]]:
     """Milliseconds of a step, a number for each round and side."""
-    running = sides(precision)
+    running = sides(encoder, precision)
+    if encoder != "convnet":
+        rounds, steps = -(-rounds // 3), 1
     times: dict[str, list[float]] = {name: [] for name in running}
     for number in range(rounds + 1):
         for name, step in running.items():
@@ -114,17 +125,19 @@ def table(report: dict) -> str:
     lines = [
         "# What hard negatives add to a step of MoCo",
         "",
-        f"A batch of {BATCH}, a queue of {QUEUE:,} keys of {DIM} dimensions, a small ConvNet on {SIDE}x{SIDE} images; "
+        f"A batch of {BATCH}, a queue of {QUEUE:,} keys of {DIM} dimensions, {SIDE}x{SIDE} images; "
         f"MoCHi with {COUNTS[0]:,} hardest keys, {COUNTS[1]:,} and {COUNTS[2]} mixtures. {report['rounds']} rounds of "
-        f"{report['steps']} steps, sides in turn. Milliseconds a step: median (min to max).",
+        f"{report['steps']} steps (of the ResNet a third as many, of one), sides in turn. Milliseconds a step: "
+        "median (min to max).",
         "",
-        "| precision | side | ms a step | over plain MoCo |",
-        "| --- | --- | --- | --- |",
+        "| encoder | precision | side | ms a step | over plain MoCo |",
+        "| --- | --- | --- | --- | --- |",
     ]
-    for precision, rows in report["result"].items():
+    for case, rows in report["result"].items():
+        before = " | ".join(case.split(", "))
         for row in rows:
             lines.append(
-                f"| {precision} | {row['side']} | {shown(row['milliseconds'], 1)} | {100 * row['overhead']:+.1f} % |"
+                f"| {before} | {row['side']} | {shown(row['milliseconds'], 1)} | {100 * row['overhead']:+.1f} % |"
             )
     return "\n".join([*lines, "", sentence(report["environment"])]) + "\n"
 
@@ -139,7 +152,11 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     keep_memory()  # as in a fit
-    times = {name: measure(name, arguments.rounds, arguments.steps) for name in ("float32", "bfloat16")}
+    times = {
+        f"{encoder}, {precision}": measure(encoder, precision, arguments.rounds, arguments.steps)
+        for encoder in ENCODERS
+        for precision in ("float32", "bfloat16")
+    }
     report = {
         "rounds": arguments.rounds,
         "steps": arguments.steps,

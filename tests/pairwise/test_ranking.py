@@ -59,6 +59,37 @@ def test_in_any_order_they_are_the_same():
         nearest(queries, keys, 34, **options, ordered=False)
 
 
+@pytest.mark.parametrize(
+    "case",
+    ["normal", "rising", "every 17th is large", "none of the sample", "all equal", "few counted", "one query"],
+)
+def test_what_a_sample_of_the_keys_says_never_decides_what_is_found(case):
+    """Many of very many are found by way of a sample, which may be wrong about a query."""
+    made = torch.Generator().manual_seed(1)
+    queries, keys = torch.tensor([[1.0], [2.0], [-1.0]]), torch.randn(6000, 1, generator=made)
+    options = {}
+    if case == "rising":
+        keys = keys.sort(0).values
+    elif case == "every 17th is large":
+        keys[::17] += 10
+    elif case == "none of the sample":
+        keys[::17] -= 10
+    elif case == "all equal":
+        keys = torch.ones(6000, 1)
+    elif case == "few counted":
+        options = {"exclude": torch.tensor([0, 1, 2]), "exclude_keys": torch.arange(6000).clamp(min=5300) - 5300}
+    elif case == "one query":
+        queries = queries[:1]
+    scores = queries @ keys.T
+    if options:
+        scores.masked_fill_(options["exclude"][:, None] == options["exclude_keys"], -torch.inf)
+    k = 650
+    values, index = nearest(queries, keys, k, ordered=False, **options)
+    assert torch.equal(values, scores.gather(1, index))
+    assert torch.equal(values.sort(1).values, scores.topk(k, 1).values.flip(1))
+    assert all(len(set(row.tolist())) == k for row in index)
+
+
 def test_half_precision_where_asked_for():
     made = torch.Generator().manual_seed(0)
     q, keys = (torch.nn.functional.normalize(torch.randn(n, 64, generator=made), dim=1) for n in (30, 3000))

@@ -23,7 +23,7 @@ from counterpoint.pairwise import nearest
 from counterpoint.views.features import mix
 
 _EPS = 1e-6  # shortest length that is divided by: antipodal vectors may cancel
-_CACHED = 1 << 19  # numbers of mixtures made at a time on the processor: 2 MB of float32 stay in its cache
+_CACHED = 1 << 20  # numbers of mixtures made at a time on the processor: 4 MB of float32 stay in its cache
 _ON_GPU = 1 << 26
 
 
