@@ -15,9 +15,10 @@ There are three ways through, chosen by what is given:
   exponentiated as they are, once; the weights above are then products of that one exponential.
 * **Running maximum**: larger scores (a learned temperature of 1/100) are combined by log-sum-exp, tile after tile.
 
-Under ``torch.autocast`` to bfloat16 the direct way computes tiles in bfloat16 with sums in float32. Its partitions are
-then within ``scale * max|q| * max|k| * 2^-6 + 2^-7`` of the exact ones (two roundings of the inputs, one of the score
-and one of its exponential, each at most 2^-8). Elsewhere half precision is computed in float32.
+Under ``torch.autocast`` to bfloat16 the direct way computes tiles in bfloat16; sums are accumulated in float32, and a
+tile's sum rounded once. Its partitions are then within ``scale * max|q| * max|k| * 2^-6 + 2^-7`` of the exact ones (two
+roundings of the inputs, one of the score, one of its exponential and one of the sum, each at most 2^-8). Elsewhere half
+precision is computed in float32.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ def _apply(
         elif scale.requires_grad:  # <sqrt(t) x_i, sqrt(t) x_j> keeps the symmetry that halves the work
             left, scale = left * scale.sqrt(), 1.0
     n, m = len(queries), len(keys)
-    size = tile or tile_size(n, m, left.shape[1], left.device)
+    size = tile or tile_size(n, m, left.device)
     if exclude_keys is None and isinstance(exclude, Tensor):
         exclude_keys = exclude
     plan = _Plan(float(scale), exclude, exclude_keys, columns, size, half)
@@ -323,9 +324,9 @@ class _Tiled(torch.autograd.Function):
             scores = tiles.compute(i, j, tiles.shaped(buffer, i, j))
             both = plan.columns or (tiles.own and i != j)
             if tiles.direct:
-                row_parts[i].add_(scores.sum(1, dtype=rows.dtype))
+                row_parts[i].add_(scores.sum(1))
                 if both:
-                    col_parts[j].add_(scores.sum(0, dtype=rows.dtype))
+                    col_parts[j].add_(scores.sum(0))
             else:
                 row_parts[i].copy_(torch.logaddexp(row_parts[i], scores.logsumexp(1)))
                 if both:

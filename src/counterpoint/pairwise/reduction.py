@@ -65,7 +65,7 @@ def pair_sum(
     with torch.autocast(queries.device.type, enabled=False):
         made = _PairSum.apply(
             term,
-            tile or tile_size(len(queries), len(other), queries.shape[1], queries.device),
+            tile or tile_size(len(queries), len(other), queries.device),
             (exclude, exclude if exclude_keys is None and isinstance(exclude, Tensor) else exclude_keys),
             len(rows),
             queries.to(dtype),
