@@ -267,7 +267,7 @@ def test_options_are_named(options, message):
 
 
 def test_a_single_block_and_missing_kinds_are_refused():
-    with pytest.raises(ValueError, match=r"^unimodal_depth: expected 1 to 0 of the 1 blocks"):
+    with pytest.raises(ValueError, match=r"^depth: expected a language model of at least 2 blocks"):
         make(towers(1))
     only = MultimodalEncoder({"left": build("mlp", (4,)), "text": towers().towers["text"].encoder})
     with pytest.raises(ValueError, match="needs one of kind 'image'"):

@@ -57,6 +57,8 @@ class LanguageTower(Tower):
         super().__init__(encoder)
         blocks, width = blocks_of(encoder.backbone), encoder.features
         depth = max(1, len(blocks) // 2) if unimodal_depth is None else unimodal_depth
+        if len(blocks) < 2:
+            raise ValueError("depth: expected a language model of at least 2 blocks, one for each half, got 1")
         if not 1 <= depth < len(blocks):
             raise ValueError(
                 f"unimodal_depth: expected 1 to {len(blocks) - 1} of the {len(blocks)} blocks of the language model, "

@@ -59,6 +59,8 @@ def load_data(data: Any, a: dict[str, Any]) -> tuple[Dataset, Splits, Dataset, n
         train = train[shown.labels[train] >= 0]
     if kind.needs_target and dataset.targets is not None:
         train = train[~np.isnan(dataset.targets[train])]
+    if getattr(kind, "paired", False):
+        _check_pairs(dataset, train)
     return dataset, splits, shown, np.asarray(train)
 
 
@@ -81,6 +83,19 @@ def _check_modalities(kind: Any, dataset: Dataset, a: dict[str, Any]) -> None:
         raise ValueError("encoder_options, freeze, generated: not for several modalities; see encoders")
     if several and a.get("encoder", "auto") != "auto" and trained_folder(a["encoder"]) is None:
         raise ValueError(f"encoder: {a['encoder']!r} is one encoder; name that of each modality in encoders")
+
+
+def _check_pairs(dataset: Dataset, train: Any) -> None:
+    """Whether there are items to train on that have two modalities or more."""
+    import numpy as np
+
+    keys = list(dataset.kinds)  # type: ignore[attr-defined]
+    several = np.sum([dataset.present(key)[train] for key in keys], axis=0) > 1  # type: ignore[attr-defined]
+    if len(keys) > 1 and several.sum() < 2:
+        raise ValueError(
+            f"modalities: {several.sum()} of the {len(train)} training items of {dataset.name!r} have more than one of "
+            f"{', '.join(keys)}; what belongs together has to stand in one row"
+        )
 
 
 def views_for(dataset: Dataset, asked: Any) -> Any:

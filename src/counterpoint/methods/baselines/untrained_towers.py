@@ -14,6 +14,7 @@ class UntrainedTowers(Multimodal):
     """Encoders and heads of all modalities as their seed drew them; fit leaves them so, whatever the epochs."""
 
     learns = False
+    paired = False
 
     def loss(self, views: Sequence[Any], batch: dict[str, Any]) -> Tensor:
         raise RuntimeError("untrained_towers: this baseline has no loss; it is evaluated as it is")

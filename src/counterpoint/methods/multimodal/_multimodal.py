@@ -73,6 +73,7 @@ class Multimodal(Method):
     n_views: ClassVar[int | None] = 1
     multimodal: ClassVar[bool] = True
     least_modalities: ClassVar[int] = 2
+    paired: ClassVar[bool] = True  # it learns from items that have two modalities or more, and from nothing else
     contrasts: bool = True  # False: nothing between modalities is trained, so that nothing of it is scored or shown
     encoder: MultimodalEncoder  # type: ignore[assignment]
 

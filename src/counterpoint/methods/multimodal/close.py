@@ -85,6 +85,7 @@ class CLOSE(Multimodal):
     """
 
     auto_views = "identity"
+    paired = False
 
     def __init__(
         self,

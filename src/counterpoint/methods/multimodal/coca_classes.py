@@ -45,6 +45,7 @@ class CoCaClasses(Multimodal):
     labelled_only = True
     least_modalities = 1
     contrasts = False
+    paired = False
 
     def __init__(
         self,

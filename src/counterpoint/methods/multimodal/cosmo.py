@@ -83,6 +83,7 @@ class CosMo(Multimodal):
     """
 
     auto_views = "none"
+    paired = False
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class Fusion(Multimodal):
     needs_labels = True
     labelled_only = True
     least_modalities = 1
+    paired = False
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class SLIP(CLIP):
 
     auto_views = "slip"
     n_views = None
+    paired = False
 
     def __init__(
         self,
