@@ -155,6 +155,35 @@ def test_workers_share_the_cores():
     for width in (2, 4 * cores):
         with process_pool(width) as pool:
             assert pool.submit(torch.get_num_threads).result() == max(1, cores // width)
+            assert pool.submit(most_threads).result() == max(1, cores // width)
+
+
+def most_threads():
+    """Of any library that scikit-learn computes with."""
+    import sklearn.linear_model  # noqa: F401
+    from threadpoolctl import threadpool_info
+
+    return max(library["num_threads"] for library in threadpool_info())
+
+
+def test_a_fit_holds_its_evaluation_to_its_threads(tmp_path, monkeypatch):
+    from counterpoint.experiments import measuring
+
+    seen, measure = [], measuring.evaluate_encoder
+
+    def look(*given):
+        seen.append(most_threads())
+        return measure(*given)
+
+    monkeypatch.setattr(measuring, "evaluate_encoder", look)
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        cp.fit("digits", out=str(tmp_path / "run"), steps=1, limit=100, threads=1, report=False, progress=False)
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1]
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ class Fit:
         import torch
 
         from counterpoint.evaluation import known_metrics
-        from counterpoint.experiments.training import keep_memory, quiet
+        from counterpoint.experiments.training import keep_memory, quiet, same_threads
 
         quiet()
         keep_memory()
@@ -67,7 +67,8 @@ class Fit:
             self.method.prepare(self.shown, self.train)
             seconds = self._train()
             if self.main:
-                self._finish(seconds)
+                with same_threads():
+                    self._finish(seconds)
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | SystemExit)
             if self.main:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from counterpoint.data import Dataset, load
 from counterpoint.data.inflation import NOTE
@@ -69,6 +68,8 @@ class Generation:
             return kind.load(place)
         import torch
 
+        from counterpoint.experiments.training import same_threads
+
         torch.manual_seed(self.a["seed"])
         try:
             model = kind(self.dataset.shape, **(self.a["options"] or {}))
@@ -79,7 +80,7 @@ class Generation:
         else:
             some = np.random.default_rng(self.a["seed"]).permutation(self.splits.train)
             items = self._read(self.dataset, np.sort(some[: model.most(len(some))]))
-            with threadpool_limits(self.a["threads"]):  # scikit-learn's, which do not listen to torch
+            with same_threads():
                 model.fit(items, seed=self.a["seed"])
         model.save(place)
         shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)

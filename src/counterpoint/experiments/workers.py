@@ -77,10 +77,12 @@ def _start(threads: int, prepare: Callable[[], Any] | None) -> None:
     pr_set_pdeathsig = 1  # linux/prctl.h
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").prctl(pr_set_pdeathsig, signal.SIGKILL)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # of libraries that are yet to come, and of processes that it starts
     import torch  # takes seconds, in which the other process may die
+    from threadpoolctl import threadpool_limits
 
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # of processes that it starts
     torch.set_num_threads(threads)
+    threadpool_limits(threads)  # of libraries that are here; it stays
     if prepare is not None:
         prepare()
 
