@@ -103,7 +103,7 @@ def test_the_claims_method_trains_on_views_with_and_without_the_digit(tmp_path, 
             return super().loss(views, batch)
 
     run = cp.fit(
-        data, Watched, out=str(tmp_path / "run"), views="none", options={"p_drop": p_drop}, threads=1,
+        data, Watched, out=str(tmp_path / "run"), views=["HorizontalFlip"], options={"p_drop": p_drop}, threads=1,
         encoder_options={"widths": [8, 16]}, **FITS,
     )  # fmt: skip
     assert seen == [0.0 if p_drop else pytest.approx(178 / 255, abs=1 / 255)] * len(seen)
