@@ -6,26 +6,51 @@ Five statements of the paper on scikit-learn's digits, which are small enough fo
 * a fixed head, coordinate i times 1.2 ** -i, helps too (the paper has 1.05 to 1.5; 1.2 was fixed beforehand);
 * within one model, the features before the head are classified better than the projection after it;
 * that advantage grows where the augmentation destroys what is asked for. Here digits are turned by quarter turns, the
-  question is by how many, and the augmentation turns them anew with probability 3/4 or never. It stands for the paper's
-  digit that is pasted on a CIFAR image and that the augmentation drops with probability 3/4;
+  question is by how many, and the augmentation turns them anew with probability 3/4 or never;
 * trained with coarse labels (odd or even), the features tell finer classes (which digit) better than the projection.
 
-A linear probe on digits stands near .97 for everything, so that small effects are to be expected in the first two. No
-arm was tuned. The paper's experiments on CIFAR-100, UrbanCars and shifted ImageNet are not repeated here.
+A linear probe on digits stands near .97 for everything, so that small effects are to be expected in the first two.
+
+And the paper's MNIST-on-CIFAR-10, with these digits for MNIST's: a digit of 16 x 16 pixels is blended with strength .7
+into the middle of a CIFAR image, and SimCLR's augmentations begin with one that drops it, in each view of an image with
+probability 3/4 or never. Asked is which digit it was. Two statements:
+
+* trained with the drop, the features tell the digit better than the projection;
+* that advantage is larger than without the drop.
+
+No digit is in two parts of the data. Temperature .5, strength, probability, learning rate and weight decay are those of
+a public reproduction of the paper, whose ResNet, batches of 512 and 400 epochs are here a small ConvNet, batches of 128
+and 8 epochs on 4,487 images. All of it was written down before anything was run, and no arm was tuned.
+
+How to read the two: both hold, and neither says that digits were learned. Features of the same ConvNet before any
+training tell the digit at .682 on average over the five seeds, above those trained with the drop (.648) and without it
+(.599). The projection stands near .29 in both, so that the advantage grew because the features lost less, not because
+the projection lost more.
+
+The paper's experiments on CIFAR-100, UrbanCars and shifted ImageNet are not repeated here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 import counterpoint as cp
+from counterpoint.data import PastedDataset
+from counterpoint.encoders import Encoder
 from counterpoint.evaluation import Embeddings, evaluate
-from counterpoint.experiments.claims import Claim, Setting
+from counterpoint.experiments.claims import Claim, DataMissing, Setting
 from counterpoint.experiments.layers import representations
 from counterpoint.experiments.preparing import load_data
+from counterpoint.methods.base import Recipe
+from counterpoint.methods.vision.simclr import SimCLR
+from counterpoint.views import Views, drop_pasted
 
 SHARED: dict[str, Any] = {
     "encoder": "mlp",
@@ -33,6 +58,11 @@ SHARED: dict[str, Any] = {
     "epochs": 20,
     "batch_size": 64,
 }
+ON_CIFAR: dict[str, Any] = {"views": "simclr", "epochs": 8, "batch_size": 128, "weight_decay": 1e-6}
+ITEMS, VALIDATION = 6000, 500  # by its own split 4,987 and 1,013 of them; validation is of the former
+DIGITS = {"train": (0, 1200), "val": (1200, 1400), "test": (1400, 1797)}  # places in an order drawn once
+STRENGTH, P_DROP = 0.7, 0.75
+NEEDS = "It is looked for in $COUNTERPOINT_DATA/cifar10 and ./data/cifar10, or where --root says."
 QUIET: dict[str, Any] = {"evaluate": False, "report": False, "monitor": 0, "progress": False}
 
 
@@ -85,11 +115,83 @@ def fine(layer: str, seed: int, folder: Path) -> dict[str, float]:
     return {"probe": probe(run, (images, digits.labels), layer)}
 
 
-def probe(run: cp.Run, data: tuple[np.ndarray, np.ndarray], layer: str) -> float:
+class DropsDigit(SimCLR):
+    """SimCLR whose every view begins by dropping the pasted digit, with probability ``p_drop``."""
+
+    def __init__(
+        self, encoder: Encoder, views: Views | None = None, recipe: Recipe | None = None, p_drop: float = P_DROP
+    ) -> None:
+        super().__init__(encoder, views, recipe, temperature=0.5)
+        self.p_drop = p_drop
+
+    def make_views(self, batch: dict[str, Any]) -> Sequence[Tensor]:
+        assert isinstance(self.views, Views)
+        with torch.autocast(self.device.type, enabled=False):  # views are pixels, not activations
+            return [
+                pipeline(drop_pasted(batch["image"], batch["background"], self.p_drop))
+                for pipeline in self.views.pipelines
+            ]
+
+
+@cache
+def digits_on_cifar(root: str | None) -> PastedDataset:
+    """A digit on each of 6,000 CIFAR images, the same for every seed; labels say which."""
+    try:
+        backgrounds = cp.data.load("cifar10", root=root, limit=ITEMS)
+    except (FileNotFoundError, ImportError) as error:
+        raise DataMissing(str(error)) from error
+    digits = cp.data.load("digits", image_size=16)
+    assert digits.labels is not None
+    assert backgrounds.given is not None
+    rng = np.random.default_rng(0)
+    order, chosen = rng.permutation(len(digits)), np.zeros(len(backgrounds), np.int64)
+    given = np.where(backgrounds.given == "test", "test", "train")
+    given[rng.choice(np.flatnonzero(given == "train"), VALIDATION, replace=False)] = "val"
+    for part, (start, end) in DIGITS.items():
+        chosen[given == part] = rng.choice(order[start:end], int((given == part).sum()))
+    patches = digits[chosen]["image"][:, 0].numpy()
+    return PastedDataset(
+        backgrounds, patches, digits.labels[chosen], strength=STRENGTH, given=given, name="digits on cifar10"
+    )
+
+
+def pasted(probability: float, seed: int, folder: Path, root: str | None) -> tuple[float, float]:
+    """How well features and projection tell the pasted digit, trained with this probability of dropping it."""
+    data = digits_on_cifar(root)
+    options = {"p_drop": probability}
+    out = str(folder / "run")
+    run = cp.fit(data, DropsDigit, out=out, seed=seed, options=options, overwrite=True, **ON_CIFAR, **QUIET)
+    before, after = (probe(run, data, layer, DropsDigit) for layer in ("features", "projection"))
+    return before, after
+
+
+def dropped(seed: int, folder: Path, root: str | None = None) -> dict[str, float]:
+    """The method: an augmentation that drops three digits of four."""
+    before, after = pasted(P_DROP, seed, folder, root)
+    return {"gap": before - after, "features": before, "projection": after}
+
+
+def kept(seed: int, folder: Path, root: str | None = None) -> dict[str, float]:
+    """The baseline: augmentations that leave the digit on the image."""
+    before, after = pasted(0.0, seed, folder, root)
+    return {"gap": before - after, "features": before, "projection": after}
+
+
+def pasted_before(seed: int, folder: Path, root: str | None = None) -> dict[str, float]:
+    """The method: the pasted digit told by the features."""
+    return {"probe": pasted(P_DROP, seed, folder, root)[0]}
+
+
+def pasted_after(seed: int, folder: Path, root: str | None = None) -> dict[str, float]:
+    """The baseline: told by the projection of the same model, trained again with the same seed."""
+    return {"probe": pasted(P_DROP, seed, folder, root)[1]}
+
+
+def probe(run: cp.Run, data: Any, layer: str, method: type[SimCLR] | None = None) -> float:
     """Accuracy of a linear probe on a layer of a run, on its own splits, for the labels in ``data``."""
     dataset, splits, _, _ = load_data(data, {**run.config, "splits": run.folder / "splits.npz"})
     assert dataset.labels is not None
-    model, sets = run.model(), []
+    model, sets = run.model(method), []
     for indices in (splits.train, splits.val, splits.test):
         sets.append(Embeddings(representations(model, dataset, indices)[layer], dataset.labels[indices]))
     return evaluate(*sets, metrics=["probe"]).scores["probe"]
@@ -149,6 +251,30 @@ CLAIM = Claim(
             notes=(
                 "SupCon trained with the labels odd and even, probed for the ten digits, before and after the head of "
                 "the same model. Both arms: 20 epochs, batch 64, same encoder and seed"
+            ),
+        ),
+        Setting(
+            name="dropped-digit",
+            data="digits on cifar10",
+            metric="gap",
+            arms={"method": dropped, "baseline": kept},
+            needs=NEEDS,
+            notes=(
+                "A digit blended into a CIFAR image at strength .7 and dropped from each view with probability 3/4, "
+                "against never; the gap is the accuracy of a linear probe for the digit on the features minus that on "
+                "the projection. 4,487 images to train on, 1,013 with other digits to test on. Both arms: SimCLR, "
+                "ConvNet, 8 epochs, batch 128, same seed. Nothing was tuned"
+            ),
+        ),
+        Setting(
+            name="dropped-digit-before-after",
+            data="digits on cifar10",
+            metric="probe",
+            arms={"method": pasted_before, "baseline": pasted_after},
+            needs=NEEDS,
+            notes=(
+                "The same with the drop, features against projection of one model. Both arms: SimCLR, ConvNet, 8 "
+                "epochs, batch 128, same seed. Nothing was tuned"
             ),
         ),
     ],

@@ -26,6 +26,7 @@ from counterpoint.data.dataset import Batch, Dataset, Names
 from counterpoint.data.inflation import InflatedDataset, open_generated
 from counterpoint.data.interleaved import InterleavedDataset, documents
 from counterpoint.data.multimodal import MultimodalDataset, first_text, pair
+from counterpoint.data.pasted import PastedDataset, paste
 from counterpoint.data.sources import load
 from counterpoint.data.splits import Splits, few, split
 
@@ -38,6 +39,7 @@ __all__ = [
     "InterleavedDataset",
     "MultimodalDataset",
     "Names",
+    "PastedDataset",
     "Splits",
     "batches",
     "documents",
@@ -48,5 +50,6 @@ __all__ = [
     "names",
     "open_generated",
     "pair",
+    "paste",
     "split",
 ]

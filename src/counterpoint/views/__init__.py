@@ -10,6 +10,7 @@ and the part of a method that depends most on the data.
   vectors (B, F), :mod:`~counterpoint.views.text` for texts, lists of B strings.
 - Views of embeddings: :mod:`~counterpoint.views.features` mixes and extrapolates them, :class:`FeatureHallucinator`
   learns to invent one.
+- :func:`drop_pasted` takes a pasted patch off an image whose background is known.
 - A :class:`Pipeline` is a list of transforms, :class:`Views` a list of pipelines: data, with ``to_config`` and
   ``from_config``.
 - The papers' pipelines have names (:func:`names`), and :func:`resolve` turns a word or a configuration into views for
@@ -44,6 +45,7 @@ from counterpoint.views.image import (
 )
 from counterpoint.views.modalities import ModalityViews, resolve_each
 from counterpoint.views.named import names, resolve
+from counterpoint.views.pasted import drop_pasted
 from counterpoint.views.pipeline import Pipeline, Views
 from counterpoint.views.text import (
     Caption,
@@ -90,6 +92,7 @@ __all__ = [
     "Transform",
     "VerticalFlip",
     "Views",
+    "drop_pasted",
     "names",
     "resolve",
     "resolve_each",
