@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from counterpoint.web.axes import LETTER, Scale, extent, log_ticks, spread, ticks
+from counterpoint.web.axes import LETTER, Scale, extent, log_ticks, spread, tick_labels, ticks
 from counterpoint.web.figures import Series, cost, curve, ridges, spectra
 from counterpoint.web.grids import confusion, grid
 from counterpoint.web.images import data_uri, fit, pixels, sheet, thumbnail
@@ -153,3 +153,9 @@ def test_the_axis_of_what_never_changes_names_its_value_once():
     html = curve(Series("a", [0, 1, 2], [0.0021, 0.0021, 0.0021]), "recall")
     assert html.count(">.002<") == 1
     assert curve(Series("a", [0, 1], [0.0, 1.0]), "recall").count('class="grid"') > 2
+
+
+def test_no_two_ticks_read_the_same():
+    assert tick_labels([0, 0.25, 0.5]) == ["0", ".250", ".500"]
+    assert tick_labels([0, 0.0005, 0.001]) == ["0", "0.0005", "0.001"]
+    assert tick_labels([-1000.5, -1000]) == ["−1000.5", "−1000"]

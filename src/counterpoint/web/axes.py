@@ -56,6 +56,17 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [low, high]
 
 
+def plain(value: float) -> str:
+    """A tick's number in full, with a true minus sign."""
+    return f"{value:g}".replace("-", "−")
+
+
+def tick_labels(values: Sequence[float]) -> list[str]:
+    """As :func:`~counterpoint.web.markup.number` writes them, or in full where two would read the same."""
+    short = [number(value) for value in values]
+    return short if len(set(short)) == len(set(values)) else [plain(value) for value in values]
+
+
 def log_ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Powers of ten within the range, thinned to ``most``; with 2 and 5 between where there are few."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
@@ -124,7 +135,7 @@ class Chart:
         """Ticks below and a title under them."""
         base = self.y.start
         self.add(element("line", x1=self.x.start, x2=self.x.end, y1=base, y2=base, class_="axis"))
-        for value, label in zip(values, labels or [number(v) for v in values], strict=True):
+        for value, label in zip(values, labels or tick_labels(values), strict=True):
             at = self.x(value)
             self.add(element("line", x1=at, x2=at, y1=base, y2=base + 3, class_="axis"))
             self.add(text(at, base + 15, label, anchor="middle"))
@@ -133,7 +144,7 @@ class Chart:
 
     def axis_y(self, values: Sequence[float], title: str = "", labels: Sequence[str] | None = None) -> None:
         """Grid lines with their values at the left, and the title above the axis, where it needs no turned head."""
-        for value, label in zip(values, labels or [number(v) for v in values], strict=True):
+        for value, label in zip(values, labels or tick_labels(values), strict=True):
             at = self.y(value)
             self.add(element("line", x1=self.x.start, x2=self.x.end, y1=at, y2=at, class_="grid"))
             self.add(text(self.x.start - 5, at + 3.5, label, anchor="end"))

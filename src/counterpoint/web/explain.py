@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from counterpoint.web import panels, tables
-from counterpoint.web.axes import LETTER, Chart, Scale, drawing, text, ticks
+from counterpoint.web.axes import LETTER, Chart, Scale, drawing, plain, text, ticks
 from counterpoint.web.figures import COLOURS, Series, short
-from counterpoint.web.lines import WIDTH, curves, plain
+from counterpoint.web.lines import WIDTH, curves
 from counterpoint.web.markup import DASH, Html, element, join, known, listed, number
 from counterpoint.web.report import Section, _page, _repeat, _section
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from counterpoint.web.axes import LETTER, Chart, Scale, extent, log_ticks, polyline, spread, text, ticks
+from counterpoint.web.axes import LETTER, Chart, Scale, extent, log_ticks, polyline, spread, text, tick_labels, ticks
 from counterpoint.web.content import Array
 from counterpoint.web.markup import Html, coordinate, duration, element, known, number
 
@@ -94,7 +94,7 @@ def curve(series: Series, label: str, others: Sequence[Series] = (), shared: tup
     if first == last:
         first, last = first - 0.5, last + 0.5
     values = sorted(own) if shared is None and len(own) == 1 else ticks(low, high, 4)  # of what never changes, itself
-    left = 14 + LETTER * max((len(number(v)) for v in values), default=3)
+    left = 14 + LETTER * max(map(len, tick_labels(values)), default=3)
     chart = Chart(Scale(first, last, left, 250), Scale(low, high, 128, 22), 260, 160, _curve_label(series, label))
     chart.axis_y(values, label)
     whole = [v for v in ticks(first, last, 5) if v == int(v)]

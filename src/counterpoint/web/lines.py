@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from counterpoint.web.axes import LETTER, Chart, Scale, extent, polyline, spread, text, ticks
+from counterpoint.web.axes import LETTER, Chart, Scale, extent, plain, polyline, spread, text, ticks
 from counterpoint.web.content import Array
 from counterpoint.web.figures import COLOURS, Series, short
 from counterpoint.web.markup import Html, element, known, number
@@ -84,11 +84,6 @@ def thinned(values: Array) -> Array:
         return values
     parts = np.array_split(values, _POINTS)
     return np.array([np.nan if np.isnan(part).all() else np.nanmean(part) for part in parts])
-
-
-def plain(value: float) -> str:
-    """A tick's number, with a true minus sign."""
-    return f"{value:g}".replace("-", "−")
 
 
 def _ticks(low: float, high: float) -> list[float]:
