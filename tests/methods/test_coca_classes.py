@@ -99,3 +99,8 @@ def test_refusals():
         CoCaClasses(MultimodalEncoder(towers))
     with pytest.raises(ValueError, match=r"^n_queries: expected at least 1, got 0"):
         make(n_queries=0)
+
+
+def test_data_without_names_of_modalities_are_refused_with_what_to_say(tmp_path):
+    with pytest.raises(ValueError, match=r"'coca_classes' reads data by .* give modalities=\{\"image\": \"image:"):
+        cp.fit("digits", "coca_classes", out=str(tmp_path / "run"), progress=False)

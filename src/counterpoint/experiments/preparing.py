@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,10 @@ def _check_modalities(kind: Any, dataset: Dataset, a: dict[str, Any]) -> None:
     if several and not takes:
         kinds = ", ".join(dataset.kinds)  # type: ignore[attr-defined]
         raise ValueError(f"method: {a['method']!r} takes one modality, and the data have {kinds}; try clip")
+    if takes and not several and kind.least_modalities == 1:
+        column = a.get("image") or "COLUMN"
+        asked = json.dumps({"image": f"image:{column}"})
+        raise ValueError(f"method: {a['method']!r} reads data by the names of modalities; give modalities={asked}")
     if takes and not several:
         raise ValueError(
             f"method: {a['method']!r} takes several modalities, and {dataset.name!r} has one; name its columns with "
