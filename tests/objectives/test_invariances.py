@@ -644,7 +644,7 @@ def test_no_objective_makes_a_matrix_of_all_pairs(part):
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     used = {name: int(mib) for mib, name in (line.split(" ", 1) for line in done.stdout.splitlines())}
     assert used.keys() == set(names)
-    assert {name: mib for name, mib in used.items() if mib > 128} == {}
+    assert {name: mib for name, mib in used.items() if mib > 192} == {}  # a mask of all pairs has 256
 
 
 @quick

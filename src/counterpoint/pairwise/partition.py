@@ -42,6 +42,7 @@ from counterpoint.pairwise.tiles import (
 # Without a maximum, exp(s) and sums of it over 2^31 pairs stay within the normal range of the type for |s| up to here.
 _DIRECT_BOUND = {torch.float32: 60.0, torch.float64: 300.0}
 _KEPT_BYTES = 144 << 20  # of tiles kept for the backward pass: all those of 8,192 rows that are their own keys
+_ONE_PIECE = 16 << 20  # glibc keeps freed blocks of up to 32 MiB
 _INF = float("inf")
 # Exponentials are taken to base 2, of scores times this: torch's exp is MKL's, three to eight times as slow as its own
 # exp2 on processors that are not Intel's, and no faster on those. The factor goes into the scale, and costs nothing.
@@ -286,6 +287,13 @@ class _Tiles:
     def empty(self) -> Tensor:
         return self.rows[0].new_empty(len(self.rows[0]) * len(self.cols[0]))
 
+    def empties(self, count: int) -> list[Tensor]:
+        """So many; of a small batch in one piece, which the C library, once it is freed, keeps for the next step."""
+        one = len(self.rows[0]) * len(self.cols[0])
+        if count * one * self.rows[0].element_size() > _ONE_PIECE:
+            return [self.empty() for _ in range(count)]
+        return list(self.rows[0].new_empty(count * one).split(one)) if count else []
+
     def shaped(self, buffer: Tensor, i: int, j: int) -> Tensor:
         n, m = len(self.rows[i]), len(self.cols[j])
         return buffer[: n * m].view(n, m)
@@ -314,13 +322,11 @@ class _Tiled(torch.autograd.Function):
         cols = rows if right is None else left.new_full((len(right) if plan.columns else 0,), start)
         row_parts, col_parts = rows.split(plan.tile), cols.split(plan.tile)
         budget = _KEPT_BYTES // (plan.tile**2 * tiles.rows[0].element_size()) if any(ctx.needs_input_grad) else 0
-        kept: list[Tensor] = []
-        scratch = tiles.empty() if len(tiles.order) > budget else None
-        for i, j in tiles.order:
-            keep = len(kept) < budget
-            buffer = tiles.empty() if keep or scratch is None else scratch
-            if keep:
-                kept.append(buffer)
+        kept = tiles.empties(min(budget, len(tiles.order)))
+        scratch = tiles.empty() if len(tiles.order) > len(kept) else None
+        for number, (i, j) in enumerate(tiles.order):
+            buffer = kept[number] if number < len(kept) else scratch
+            assert buffer is not None
             scores = tiles.compute(i, j, tiles.shaped(buffer, i, j))
             both = plan.columns or (tiles.own and i != j)
             if tiles.direct:
