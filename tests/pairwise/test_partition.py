@@ -358,7 +358,7 @@ def peak():  # not ru_maxrss, which begins with what the parent held
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 run(600, 600)
 before = peak()
-run(16384, 1024)
+run(16384, 4096)
 print(peak() - before)
 """
 
@@ -367,4 +367,4 @@ print(peak() - before)
 def test_memory_is_linear_in_the_rows_beside_what_is_kept(kept):
     command = [sys.executable, "-c", MEMORY, str(kept)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < kept + 50  # MiB; the matrices of scores would be 1024 and 64
+    assert float(done.stdout) < kept + 120  # MiB; the matrices of scores would be 1024 and 256
