@@ -73,8 +73,8 @@ def _check_modalities(kind: Any, dataset: Dataset, a: dict[str, Any]) -> None:
         kinds = ", ".join(dataset.kinds)  # type: ignore[attr-defined]
         raise ValueError(f"method: {a['method']!r} takes one modality, and the data have {kinds}; try clip")
     if takes and not several and kind.least_modalities == 1:
-        column = a.get("image") or "COLUMN"
-        asked = json.dumps({"image": f"image:{column}"})
+        kind_of, column = dataset.modality, a.get("image") or a.get("features") or "COLUMN"
+        asked = json.dumps({kind_of: f"{kind_of}:{column}"})
         raise ValueError(f"method: {a['method']!r} reads data by the names of modalities; give modalities={asked}")
     if takes and not several:
         raise ValueError(
